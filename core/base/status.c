@@ -1,0 +1,42 @@
+#include "base/status.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+const char *llm_status_text(llm_status status)
+{
+    switch (status) {
+#define X(name, value, text)                                                                                 \
+    case LLM_##name:                                                                                         \
+        return text;
+        LLM_STATUS_MAP(X)
+#undef X
+    }
+    return "unknown status";
+}
+
+llm_status llm_fail(struct llm_error *err, llm_status status, const char *format, ...)
+{
+    if (!err) return status;
+    va_list ap;
+    va_start(ap, format);
+    err->status = status;
+    vsnprintf(err->message, sizeof err->message, format, ap);
+    va_end(ap);
+    return status;
+}
+
+llm_status llm_fail_in(struct llm_error *err, const char *format, ...)
+{
+    if (!err) return LLM_EFAILED;
+    char inner[sizeof err->message];
+    memcpy(inner, err->message, sizeof inner);
+    va_list ap;
+    va_start(ap, format);
+    int n = vsnprintf(err->message, sizeof err->message, format, ap);
+    va_end(ap);
+    if (n >= 0 && (size_t)n < sizeof err->message)
+        snprintf(err->message + n, sizeof err->message - (size_t)n, ": %s", inner);
+    return err->status;
+}
