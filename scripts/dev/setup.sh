@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Installs what building and testing llmlua needs on Debian 12 or Ubuntu 24.04; does nothing, fast, if all is there.
+# usage: scripts/dev/setup.sh [--check-tools]      --check-tools: also clang, clang-format (style and fuzz checks)
+set -euo pipefail
+
+packages=(build-essential cmake ninja-build pkg-config
+          libluajit-5.1-dev lua-dkjson libedit-dev
+          libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev libsentencepiece-dev
+          libevent-dev libssl-dev libcmocka-dev lua-busted
+          python3 python3-pip unzip)
+if [ "${1:-}" = --check-tools ]; then packages+=(clang clang-format libclang-rt-dev); fi
+
+missing=()
+for p in "${packages[@]}"; do
+  status=$(dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null || true)
+  [ "$status" = installed ] || missing+=("$p")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if ! command -v apt-get >/dev/null; then
+  echo "setup: this system has no apt-get; install the equivalents of: ${missing[*]}" >&2
+  exit 1
+fi
+as_root=()
+if [ "$(id -u)" != 0 ]; then
+  command -v sudo >/dev/null || { echo "setup: run as root, or install sudo, or install: ${missing[*]}" >&2; exit 1; }
+  as_root=(sudo)
+fi
+echo "setup: installing ${missing[*]}"
+"${as_root[@]}" apt-get update -qq
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
