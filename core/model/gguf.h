@@ -35,20 +35,24 @@ struct gguf_string {
     size_t size;
 };
 
-/* Errors: LLM_ENOENT, LLM_EIO, LLM_EFORMAT (what is wrong, at which key or tensor), LLM_EUNSUP (version,
- * type). */
+/* Errors: LLM_ENOENT, LLM_EIO, LLM_ENOMEM, LLM_EFORMAT (what is wrong, at which key or tensor), LLM_EUNSUP
+ * (version, type of a tensor), LLM_EINVAL (a part of a split file that is not the first). A file without
+ * tensors (a vocabulary) opens. */
 llm_status gguf_open(const char *path, struct gguf **out, struct llm_error *err);
-/* The same over bytes in memory, borrowed until close; no split files. For the fuzzer. */
+/* The same over bytes in memory, borrowed until close, aligned to 8; no split files. For tests, the fuzzer.
+ */
 llm_status gguf_open_memory(const void *data, size_t bytes, struct gguf **out, struct llm_error *err);
 void gguf_close(struct gguf *g);
 
-/* Tensors, in file order. Names are NUL-terminated. dims in C order (reversed from the file's). */
+/* Tensors, in file order, 0 <= i < n. Names are NUL-terminated. dims in C order (reversed from the file's).
+ * data is aligned to at least 8 bytes. All pointers live until close. */
 int64_t gguf_n_tensors(const struct gguf *g);
 const struct tensor *gguf_tensor(const struct gguf *g, int64_t i, const char **name);
 const struct tensor *gguf_find(const struct gguf *g, const char *name); /* null: none */
 
-/* Metadata. Each returns 1 and fills *out if the key is there with a fitting type, else 0. Integers of any
- * width convert if the value fits; a float takes F32 or F64. */
+/* Metadata (of a split file: its first part's). Each returns 1 and fills *out if the key is there with a
+ * fitting type, else 0. Integers of any width convert if the value fits; a float takes F32 or F64. */
+int gguf_has(const struct gguf *g, const char *key); /* with whatever type */
 int gguf_get_int(const struct gguf *g, const char *key, int64_t *out);
 int gguf_get_float(const struct gguf *g, const char *key, double *out);
 int gguf_get_bool(const struct gguf *g, const char *key, int *out);
@@ -62,6 +66,7 @@ struct gguf_array {
     const struct gguf_string *strings; /* if type is GGUF_STRING: an index built at open */
 };
 int gguf_get_array(const struct gguf *g, const char *key, struct gguf_array *out);
+/* Element i converted: 0 if i >= n, for strings, and (int) for floats and numbers above INT64_MAX. */
 double gguf_array_float(const struct gguf_array *a, uint64_t i);
 int64_t gguf_array_int(const struct gguf_array *a, uint64_t i);
 
