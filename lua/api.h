@@ -1,0 +1,88 @@
+#ifndef LLM_LUA_API_H
+#define LLM_LUA_API_H
+
+/* The C side of `require "llm"`: the module llm.core, thin and unfriendly on purpose. Its functions take what
+ * the Lua files of lua/llm have already shaped, check again, and answer an expected failure with nil,
+ * message, code (code: "EINVAL", "ENOENT", …). What users see is written in Lua on top of it.
+ *
+ * Each function says its Lua signature and, in brackets as the Lua manual does, what it pops, pushes, and how
+ * it may raise: - never, m out of memory, e any error. */
+
+#include "llmlua.h"
+
+#include <lua.h>
+
+int luaopen_llm_core(lua_State *L);
+int luaopen_llm_line(lua_State *L); /* repl.c */
+
+/* Adds the functions of one file to the module table on top of the stack. [-0, +0, m] */
+void api_open_engine(lua_State *L);
+void api_open_request(lua_State *L);
+void api_open_tokenizer(lua_State *L);
+void api_open_system(lua_State *L);
+
+/* ---- values shared by the files of the module ---------------------------------------------------------- */
+
+#define API_ENGINE    "llm.core.engine"
+#define API_REQUEST   "llm.core.request"
+#define API_TOKENIZER "llm.core.tokenizer"
+
+/* Userdata. Closing it (or collecting it) ends its requests first, so that none outlives its engine. */
+struct api_engine {
+    struct llm_engine *engine;    /* null: closed */
+    struct llm_client *client;    /* of this Lua state */
+    struct api_request *requests; /* those not released yet */
+};
+
+/* Userdata; its environment holds the engine's userdata. Collecting it cancels the request. */
+struct api_request {
+    struct llm_request *request; /* null: released */
+    struct api_engine *owner;    /* null: released */
+    struct api_request *prev, *next;
+};
+
+/* Userdata. One of the two is set; the engine's tokenizer is borrowed and its userdata held by the
+ * environment. */
+struct api_tokenizer {
+    struct llm_tokenizer *owned;
+    struct api_engine *engine;
+};
+
+/* The engine at this argument. Raises if it is something else or closed. [-0, +0, e] */
+struct api_engine *api_check_engine(lua_State *L, int arg);
+
+/* Cancels and frees; harmless twice. */
+void api_request_release(struct api_request *request);
+
+/* Pushes nil, message, code; returns 3. [-0, +3, m] */
+int api_fail(lua_State *L, const struct llm_error *err);
+
+/* Pushes the text of one token as it reads inside a text (a leading space is kept). [-0, +1, m] */
+void api_push_token_text(lua_State *L, const struct llm_tokenizer *tokenizer, int32_t id);
+
+/* The list of token ids at `index`, in memory that is pushed as userdata (so that it lives as long as the
+ * stack slot). Errors: LLM_EINVAL (`what` names it, and the element), with nothing pushed. [-0, +1, m] */
+llm_status api_read_ids(lua_State *L, int index, const char *what, int32_t **ids, size_t *n,
+                        struct llm_error *err);
+
+/* Fills `out` from the table at `index` (nil: all defaults). Strings and arrays are borrowed from values left
+ * on the stack: use it before they are popped. Errors: LLM_EINVAL (which parameter, what it must be). Pushes
+ * an unspecified number of values. [-0, +?, m] */
+llm_status api_read_sampling(lua_State *L, int index, struct llm_sampling *out, struct llm_error *err);
+
+/* ---- fields of a table into a struct ------------------------------------------------------------------- */
+
+enum api_kind { API_STRING, API_BOOL, API_INT32, API_UINT64, API_FLOAT };
+
+struct api_field {
+    const char *name;
+    enum api_kind kind;
+    size_t offset; /* of the member: const char *, int, int32_t, uint64_t or float */
+};
+
+/* Copies what the table at `index` has of `fields` into the struct at `out`, leaves the rest. Strings are
+ * borrowed from the table. Errors: LLM_EINVAL (the name, what it must be, what it is). [-0, +0, m] */
+llm_status api_read_fields(lua_State *L, int index, const struct api_field *fields, size_t n, void *out,
+                           struct llm_error *err);
+
+#endif

@@ -1,0 +1,167 @@
+#include "state.h"
+
+#include "api.h"
+#include "embed.h"
+
+#include <lauxlib.h>
+#include <luajit.h>
+#include <lualib.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct embedded_file *find_embedded(const char *path)
+{
+    for (const struct embedded_file *f = embedded_files; f->path; f++) {
+        if (strcmp(f->path, path) == 0) return f;
+    }
+    return NULL;
+}
+
+const struct embedded_file *state_bundled_script(const char *name)
+{
+    char path[256];
+    size_t length = strlen(name);
+    const char *suffix = length > 4 && strcmp(name + length - 4, ".lua") == 0 ? "" : ".lua";
+    int n = snprintf(path, sizeof path, "scripts/%s%s", name, suffix);
+    return n > 0 && (size_t)n < sizeof path ? find_embedded(path) : NULL;
+}
+
+/* package.loaders entry: "llm" is lua/llm/init.lua, "llm.x.y" is lua/llm/x/y.lua. It comes before the search
+ * of package.path: a file that happens to be called llm.lua does not replace the library. [-0, +1, e] */
+static int load_embedded(lua_State *L)
+{
+    const char *name = luaL_checkstring(L, 1);
+    if (strcmp(name, "llm") != 0 && strncmp(name, "llm.", 4) != 0) {
+        lua_pushliteral(L, "");
+        return 1;
+    }
+    const char *file = luaL_gsub(L, name, ".", "/");
+    lua_pushfstring(L, "lua/%s%s.lua", file, strcmp(name, "llm") == 0 ? "/init" : "");
+    const struct embedded_file *f = find_embedded(lua_tostring(L, -1));
+    if (!f) {
+        lua_pushfstring(L, "\n\tno module '%s' in this llmlua", name);
+        return 1;
+    }
+    lua_pushfstring(L, "@%s", f->path);
+    if (luaL_loadbuffer(L, f->data, f->size, lua_tostring(L, -1)) != 0) return lua_error(L);
+    return 1;
+}
+
+/* os.exit(code, close) closes the state first, unless close is false: an engine's thread is joined rather
+ * than running on while the process takes itself apart. [-0, +0, e] */
+static int os_exit(lua_State *L)
+{
+    int no_close = lua_isboolean(L, 2) && !lua_toboolean(L, 2);
+    lua_settop(L, 1);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_pushboolean(L, !no_close);
+    lua_call(L, 2, 0);
+    return 0;
+}
+
+static void preload(lua_State *L, const char *name, lua_CFunction open)
+{
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "preload");
+    lua_pushcfunction(L, open);
+    lua_setfield(L, -2, name);
+    lua_pop(L, 2);
+}
+
+static void install_loader(lua_State *L)
+{
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "loaders");
+    for (int i = (int)lua_objlen(L, -1); i >= 2; i--) { /* 1 is the preload table's */
+        lua_rawgeti(L, -1, i);
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_pushcfunction(L, load_embedded);
+    lua_rawseti(L, -2, 2);
+    lua_pop(L, 2);
+}
+
+static void wrap_os_exit(lua_State *L)
+{
+    lua_getglobal(L, "os");
+    lua_getfield(L, -1, "exit");
+    lua_pushcclosure(L, os_exit, 1);
+    lua_setfield(L, -2, "exit");
+    lua_pop(L, 1);
+}
+
+static int open_all(lua_State *L)
+{
+    luaL_openlibs(L);
+    preload(L, "llm.core", luaopen_llm_core);
+    preload(L, "llm.line", luaopen_llm_line);
+    install_loader(L);
+    wrap_os_exit(L);
+    return 0;
+}
+
+lua_State *state_open(void)
+{
+    lua_State *L = luaL_newstate();
+    if (L && lua_cpcall(L, open_all, NULL) != 0) {
+        lua_close(L);
+        return NULL;
+    }
+    return L;
+}
+
+static int is_exit_object(lua_State *L, int index)
+{
+    if (!lua_istable(L, index)) return 0;
+    lua_getfield(L, index, "exit_code");
+    int is = lua_isnumber(L, -1);
+    lua_pop(L, 1);
+    return is;
+}
+
+int state_traceback(lua_State *L)
+{
+    if (is_exit_object(L, 1)) return 1;
+    if (!lua_isstring(L, 1)) {
+        if (luaL_callmeta(L, 1, "__tostring") && lua_isstring(L, -1)) {
+            lua_replace(L, 1);
+        } else {
+            lua_settop(L, 1);
+            lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, 1));
+            lua_replace(L, 1);
+        }
+    }
+    lua_settop(L, 1);
+    luaL_traceback(L, L, lua_tostring(L, 1), 1);
+    return 1;
+}
+
+int state_call(lua_State *L, int n_args, int n_results)
+{
+    int base = lua_gettop(L) - n_args;
+    lua_pushcfunction(L, state_traceback);
+    lua_insert(L, base);
+    int status = lua_pcall(L, n_args, n_results, base);
+    lua_remove(L, base);
+    return status;
+}
+
+int state_report(lua_State *L)
+{
+    int code = 1, index = lua_gettop(L);
+    const char *message = NULL;
+    if (is_exit_object(L, index)) {
+        lua_getfield(L, index, "exit_code");
+        code = (int)lua_tointeger(L, -1);
+        lua_getfield(L, index, "message");
+        message = lua_tostring(L, -1);
+    } else {
+        message = lua_tostring(L, index);
+        if (!message) message = "(error with no message)";
+    }
+    fflush(stdout);
+    if (message) fprintf(stderr, "llmlua: %s\n", message);
+    lua_settop(L, index - 1);
+    return code;
+}

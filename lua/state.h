@@ -1,0 +1,29 @@
+#ifndef LLM_LUA_STATE_H
+#define LLM_LUA_STATE_H
+
+/* A Lua state as llmlua makes it: LuaJIT's standard libraries, the modules compiled into the binary (llm and
+ * llm.*, see embed.h) and nothing else in the globals. One state belongs to one thread. */
+
+#include <lua.h>
+
+/* A new state, null if there is no memory. Close it with lua_close. */
+lua_State *state_open(void);
+
+/* A message handler for lua_pcall: appends a traceback to a message. An exit object (see state_report) goes
+ * through unchanged. [-1, +1, m] */
+int state_traceback(lua_State *L);
+
+/* Calls the function under n_args arguments on top of the stack, with tracebacks. n_results may be
+ * LUA_MULTRET. Returns lua_pcall's status; on failure the error is on the stack instead of results.
+ * [-(n_args + 1), +(n_results | 1), -] */
+int state_call(lua_State *L, int n_args, int n_results);
+
+/* Prints the error on top of the stack to stderr and returns the process's exit code: 1, or what an exit
+ * object says. An exit object is a table with exit_code (an integer) and, if something is to be said,
+ * message; llm.exit raises one to end a script, Ctrl-C another. They carry no traceback. [-1, +0, -] */
+int state_report(lua_State *L);
+
+/* The embedded script of this name ("generate" or "generate.lua"), null if there is none. */
+const struct embedded_file *state_bundled_script(const char *name);
+
+#endif
