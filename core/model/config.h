@@ -23,16 +23,19 @@ enum rope_scaling {
 /* How rotation angles are made; formulas in rope.c. */
 struct rope_config {
     enum rope_kind kind;
-    int32_t rotary_dim;
+    int32_t rotary_dim; /* even */
     double theta;
     enum rope_scaling scaling;
-    double factor;
-    int32_t original_max_position;
+    double factor;                            /* of scaling; 1 without */
+    int32_t original_max_position;            /* tokens the model was trained for before scaling */
     double low_freq_factor, high_freq_factor; /* llama3 */
-    double beta_fast, beta_slow, attention_factor, mscale,
-        mscale_all_dim; /* yarn; attention_factor 0: derived */
-    float *short_factor,
-        *long_factor; /* [rotary_dim / 2] longrope; GGUF's rope_freqs.weight uses short_factor too */
+    double beta_fast, beta_slow;              /* yarn */
+    int truncate;                             /* yarn: the ramp ends at whole dims */
+    double mscale, mscale_all_dim;            /* yarn; 0: none given */
+    double attention_factor;                  /* yarn, longrope; 0: derived */
+    float
+        *short_factor;  /* [rotary_dim / 2] divisors of the frequencies; longrope, GGUF's rope_freqs.weight */
+    float *long_factor; /* the same where longrope runs beyond original_max_position; null otherwise */
 };
 
 enum naming { NAMING_HF, NAMING_GGUF }; /* which tensor names the files use */
@@ -43,7 +46,8 @@ struct model_config {
     enum naming naming;
 
     int32_t vocab_size, hidden_size, n_layers, n_heads, n_kv_heads, head_dim, ffn_size;
-    int32_t max_position; /* trained or scaled context, tokens */
+    int32_t
+        max_position; /* context in tokens: the trained one, times the factor of linear, dynamic and yarn */
 
     enum norm_kind norm;
     float norm_eps;
@@ -59,12 +63,13 @@ struct model_config {
     float attn_scale; /* 1 / sqrt(head_dim) unless the family says otherwise */
     float attn_softcap, logit_softcap;
     float embed_scale, residual_scale, logit_scale; /* 1 unless the family says otherwise */
-    int32_t window;                                 /* sliding-window attention; 0: none */
-    int32_t window_pattern; /* every n-th layer is global (Gemma); 0: all layers alike */
+    int32_t window;                                 /* sliding-window attention, tokens; 0: none */
+    uint8_t full_attention[CONFIG_MAX_LAYERS]; /* 1: this layer sees all positions whatever window says */
 
-    enum llm_dtype dtype; /* of the stored float weights: F32, F16 or BF16 */
+    enum llm_dtype dtype; /* of the stored float matrices: F32, F16 or BF16; F32 where the files do not say */
 
-    /* from generation_config.json or the GGUF tokenizer keys; -1: unset */
+    /* From generation_config.json, else config.json, or from the GGUF tokenizer keys; -1: unset. An id that
+     * the vocabulary does not have can never be sampled and is left out. */
     int32_t bos_token_id, pad_token_id;
     int32_t n_eos;
     int32_t eos_token_ids[CONFIG_MAX_EOS];
@@ -74,12 +79,15 @@ struct model_config {
 };
 
 /* `dir`: a Hugging Face model directory (config.json needed, generation_config.json optional). Accepts old
- * and new field names (torch_dtype/dtype, rope_theta + rope_scaling / rope_parameters). Errors: LLM_ENOENT,
- * LLM_EFORMAT (the key and what it must be), LLM_EUNSUP (the architecture, and those supported). */
+ * and new field names (torch_dtype/dtype, rope_theta + rope_scaling / rope_parameters). Keys that may be
+ * absent default as in transformers. Errors: LLM_ENOENT, LLM_EIO, LLM_ENOMEM, LLM_EFORMAT (the key, its value
+ * and what it must be), LLM_EUNSUP (the architecture, and those supported; a feature that would change the
+ * model's output if it were ignored). On success free with config_free. */
 llm_status config_from_dir(const char *dir, struct model_config *out, struct llm_error *err);
 /* The same from text; generation_json may be null. */
 llm_status config_from_json(const char *json, size_t bytes, const char *generation_json,
                             size_t generation_bytes, struct model_config *out, struct llm_error *err);
+/* From the metadata and the presence of tensors. Errors: as above. */
 llm_status config_from_gguf(const struct gguf *g, struct model_config *out, struct llm_error *err);
 void config_free(struct model_config *config); /* the factor arrays */
 
