@@ -1,7 +1,7 @@
 #include "model/decoder.h"
 
 #include "base/mem.h"
-llm_status rope_table_fill(const struct rope_config *, int32_t, float *, struct llm_error *);
+#include "model/rope.h"
 
 #include <math.h>
 #include <string.h>
