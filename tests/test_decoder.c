@@ -184,27 +184,41 @@ static void remove_old_directory(const char *dir)
     rmdir(dir);
 }
 
+/* The whole prompt on the scalar reference, from a directory or a GGUF file. */
+static void check_whole(const char *path, const char *model)
+{
+    struct run r;
+    struct backend *be = run_backend("ref", 1);
+    struct golden g = read_golden(model);
+    open_model(&r, be, path, g.n_tokens);
+    float *logits = malloc(sizeof *logits * (size_t)(g.n_tokens * g.vocab));
+    struct piece all = {0, 0, g.n_tokens, g.ids};
+    run_batch(&r, 1, &all, 0, logits);
+    assert_close(logits, &g);
+    run_close(&r);
+    be->close(be);
+    free(logits);
+    free_golden(&g);
+}
+
 static void test_old_config_names(void **state)
 {
     static const char *const with_old[] = {"llama3", "mistral"};
     (void)state;
     for (size_t i = 0; i < 2; i++) {
         char dir[64];
-        struct run r;
-        struct backend *be = run_backend("ref", 1);
-        struct golden g = read_golden(with_old[i]);
         make_old_directory(with_old[i], dir);
-        open_model(&r, be, dir, g.n_tokens);
-        float *logits = malloc(sizeof *logits * (size_t)(g.n_tokens * g.vocab));
-        struct piece all = {0, 0, g.n_tokens, g.ids};
-        run_batch(&r, 1, &all, 0, logits);
-        assert_close(logits, &g);
-        run_close(&r);
-        be->close(be);
+        check_whole(dir, with_old[i]);
         remove_old_directory(dir);
-        free(logits);
-        free_golden(&g);
     }
+}
+
+/* The same models as GGUF: other names, q and k rows interleaved, rotation factors as a tensor. */
+static void test_gguf(void **state)
+{
+    (void)state;
+    check_whole(TESTS_DIR "/golden/models/llama3/model.gguf", "llama3");
+    check_whole(TESTS_DIR "/golden/models/qwen2/model.gguf", "qwen2");
 }
 
 static void test_limits(void **state)
@@ -236,7 +250,7 @@ static void test_limits(void **state)
 int main(void)
 {
     static struct test_case cases[N_MODELS * N_ISAS];
-    static struct CMUnitTest tests[N_MODELS * N_ISAS + 2];
+    static struct CMUnitTest tests[N_MODELS * N_ISAS + 3];
     size_t n = 0;
     for (size_t m = 0; m < N_MODELS; m++)
         for (size_t i = 0; i < N_ISAS; i++, n++) {
@@ -245,6 +259,7 @@ int main(void)
             tests[n] = (struct CMUnitTest){cases[n].name, test_golden, NULL, NULL, &cases[n]};
         }
     tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_old_config_names);
+    tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_gguf);
     tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_limits);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

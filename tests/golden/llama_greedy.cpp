@@ -1,5 +1,6 @@
 // Greedy continuation by llama.cpp, for make_smollm2.py: reads prompts, one a line, writes a line a prompt:
-// "prompt_ids | ids | margins", where a margin is the difference between the two largest logits of a step.
+// "prompt_ids | ids | seconds | margins": of each step the token of the largest logit, that of the second largest
+// and the difference of the two.
 // Usage: llama_greedy MODEL N_TOKENS < prompts
 
 #include "llama.h"
@@ -27,7 +28,7 @@ static std::vector<llama_token> tokenize(const llama_vocab *vocab, const std::st
 
 static void continue_prompt(llama_context *ctx, const llama_vocab *vocab, const std::string &text, int n_tokens)
 {
-    std::vector<llama_token> prompt = tokenize(vocab, text), batch = prompt, out;
+    std::vector<llama_token> prompt = tokenize(vocab, text), batch = prompt, out, seconds;
     std::vector<float> margins;
     llama_memory_clear(llama_get_memory(ctx), true);
     while ((int)out.size() < n_tokens) {
@@ -43,12 +44,15 @@ static void continue_prompt(llama_context *ctx, const llama_vocab *vocab, const 
             }
         }
         out.push_back(best);
+        seconds.push_back(second);
         margins.push_back(logits[best] - logits[second]);
         batch.assign(1, best);
     }
     for (llama_token id : prompt) std::printf("%d ", id);
     std::printf("|");
     for (llama_token id : out) std::printf(" %d", id);
+    std::printf("|");
+    for (llama_token id : seconds) std::printf(" %d", id);
     std::printf("|");
     for (float margin : margins) std::printf(" %.4f", margin);
     std::printf("\n");

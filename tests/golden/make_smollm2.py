@@ -3,8 +3,11 @@
 
   make_smollm2.py --source LLAMA_CPP_SOURCE --build LLAMA_CPP_BUILD --model SmolLM2-135M-Instruct.Q4_1.gguf
 
-Of every step the margin between the two best logits is kept. Steps with a margin below NEAR_TIE are near-ties:
-there an implementation that rounds in another order may pick the other token. They are listed in the file.
+Of every step the two best tokens and the margin between their logits are kept. Steps with a margin below
+NEAR_TIE are near-ties, listed in the file: there an implementation that rounds otherwise may pick the other
+token. llama.cpp rounds activations to 8 bits; against exact arithmetic its margins on this model are off by 0.16
+(standard deviation; 0.9 at most), and NEAR_TIE is three times that. Exact arithmetic itself takes another token
+at 36 of the 1280 steps, with margins up to 0.48.
 """
 
 import argparse
@@ -14,7 +17,7 @@ import subprocess
 import tempfile
 
 N_TOKENS = 64
-NEAR_TIE = 0.35
+NEAR_TIE = 0.5
 
 CHAT = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n" \
        "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -66,9 +69,10 @@ def main():
                              stdout=subprocess.PIPE)
     prompts = []
     for text, line in zip(PROMPTS, run.stdout.splitlines(), strict=True):
-        prompt_ids, ids, margins = (part.split() for part in line.split("|"))
+        prompt_ids, ids, seconds, margins = (part.split() for part in line.split("|"))
         margins = [float(m) for m in margins]
         prompts.append(dict(text=text, prompt_ids=[int(i) for i in prompt_ids], ids=[int(i) for i in ids],
+                            seconds=[int(i) for i in seconds], margins=[round(m, 3) for m in margins],
                             near_ties=[[i, m] for i, m in enumerate(margins) if m < NEAR_TIE]))
     rows = ",\n".join("  " + json.dumps(p, ensure_ascii=False) for p in prompts)
     args.out.write_text(f'{{"model": "{args.model.name}", "near_tie": {NEAR_TIE}, "prompts": [\n{rows}\n]}}\n')
