@@ -36,7 +36,10 @@ llm_status llm_fail_in(struct llm_error *err, const char *format, ...)
     va_start(ap, format);
     int n = vsnprintf(err->message, sizeof err->message, format, ap);
     va_end(ap);
-    if (n >= 0 && (size_t)n < sizeof err->message)
-        snprintf(err->message + n, sizeof err->message - (size_t)n, ": %s", inner);
+    size_t at = n < 0 ? 0 : (size_t)n, end = sizeof err->message - 1;
+    if (at < end) err->message[at++] = ':';
+    if (at < end) err->message[at++] = ' ';
+    for (const char *s = inner; at < end && *s;) err->message[at++] = *s++; /* what does not fit is cut */
+    err->message[at < end ? at : end] = '\0';
     return err->status;
 }
