@@ -1,0 +1,390 @@
+-- The engine as scripts see it: batches of prompts, streams, and what the engine knows about itself.
+--
+-- One client of the core serves all requests of this Lua state. Events come out of it in any order; pump() puts each
+-- into the inbox of its request, so streams and batches can run side by side, in coroutines too.
+
+local core = require "llm.core"
+local progress = require "llm.progress"
+local requests = require "llm.request"
+local options_module = require "llm.options"
+local schema = require "llm.schema"
+local suggest = require "llm.suggest"
+local tokenizers = require "llm.tokenizer"
+
+local WAIT_MS = 50 -- between looks at Ctrl-C and the progress bar
+
+local Engine, Stream = {}, {}
+Engine.__index, Stream.__index = Engine, Stream
+
+local M = { Engine = Engine, Stream = Stream }
+
+local function handle_of(engine)
+  if not engine.handle:is_open() then error("the engine is closed", 3) end
+  return engine.handle
+end
+
+-- ---- opening -------------------------------------------------------------------------------------------------
+
+local function mib(bytes) return ("%.0f MiB"):format(bytes / 2 ^ 20) end
+
+-- options: those of schema.engine, dashes or underscores, sizes as numbers or "2GiB"; or what llm.options returned.
+-- Returns the engine, or nil and a message.
+function M.open(options)
+  if type(options) ~= "table" then return nil, "llm.engine needs a table of options, such as { model = PATH }" end
+  local checked, message = schema.check(schema.engine, options_module.engine_part(options) or options, "engine option")
+  if not checked then return nil, message end
+  if not checked.model then
+    return nil, "the option 'model' is missing: a GGUF file or a Hugging Face directory"
+  end
+  local bar
+  local handle
+  handle, message = core.open(checked, function(done, total)
+    bar = bar or progress.new("Loading", total)
+    bar:update(done, function() return mib(done) .. " of " .. mib(total) end)
+  end)
+  if bar and handle then bar:finish() end
+  if not handle then return nil, message end
+  local inboxes = setmetatable({}, { __mode = "k" }) -- request -> its events
+  return setmetatable({ handle = handle, model = checked.model, inboxes = inboxes }, Engine)
+end
+
+function Engine:__tostring()
+  return ("llm.Engine(%s%s)"):format(self.model, self.handle:is_open() and "" or ", closed")
+end
+
+-- Cancels what runs and frees the model. Harmless twice.
+function Engine:close() self.handle:close() end
+
+-- ---- what it knows -------------------------------------------------------------------------------------------
+
+-- Of the model and the set-up: architecture, vocab_size, max_model_len, weight_bytes, threads, isa …
+function Engine:info() return handle_of(self):info() end
+
+-- Counters: n_running, n_waiting, n_blocks_used, n_steps, n_output_tokens, n_preemptions …
+function Engine:stats() return handle_of(self):stats() end
+
+function Engine:reset_prefix_cache() handle_of(self):reset_prefix_cache() end
+
+-- The sampling parameters that the model's authors recommend (generation_config.json), a new table.
+function Engine:default_params()
+  local info, params = handle_of(self):info(), {}
+  for _, name in ipairs { "temperature", "top_p", "top_k", "min_p", "repetition_penalty" } do
+    params[name] = info["default_" .. name]
+  end
+  return params
+end
+
+-- The model's tokenizer, nil if it has none.
+function Engine:tokenizer() return tokenizers.of(handle_of(self), self.model) end
+
+local function tokenizer_or_fail(engine)
+  local tokenizer = engine:tokenizer()
+  if not tokenizer then
+    error("the model has no tokenizer; give the option 'tokenizer', or work with token ids", 3)
+  end
+  return tokenizer
+end
+
+-- See Tokenizer:encode and Tokenizer:decode.
+function Engine:tokenize(text, options)
+  handle_of(self)
+  return tokenizer_or_fail(self):encode(text, options)
+end
+
+function Engine:detokenize(ids, options)
+  handle_of(self)
+  return tokenizer_or_fail(self):decode(ids, options)
+end
+
+-- ---- events --------------------------------------------------------------------------------------------------
+
+-- Takes all events that wait; if there are none, waits up to timeout_ms for the first. Returns whether there were
+-- any, or nil and a message when the engine has failed.
+local function pump(engine, timeout_ms)
+  local handle = engine.handle
+  for round = 1, 2 do
+    local found = false
+    while true do
+      local request, event = handle:next()
+      if not request then break end
+      local inbox = engine.inboxes[request]
+      if inbox then inbox[#inbox + 1] = event end
+      found = true
+    end
+    if found or round == 2 then return found end
+    local ready, message = handle:wait(timeout_ms)
+    if ready == nil then return nil, message end
+    if not ready then return false end
+  end
+end
+
+-- Waits up to `seconds` (default 0.05) for something to happen to any request, for scripts that poll several
+-- streams. Returns whether something did.
+function Engine:wait(seconds)
+  handle_of(self)
+  local found, message = pump(self, math.floor((seconds or WAIT_MS / 1000) * 1000 + 0.5))
+  if found == nil then error(message, 2) end
+  return found
+end
+
+local function submit(engine, prompt, params, fields)
+  local request, message, code = engine.handle:submit(prompt, params, fields)
+  if request then engine.inboxes[request] = {} end
+  return request, message, code
+end
+
+-- ---- batches -------------------------------------------------------------------------------------------------
+
+local function append(list, more)
+  for _, v in ipairs(more) do list[#list + 1] = v end
+end
+
+local function take_event(output, event)
+  local sequence = output.outputs[event.index + 1]
+  if not sequence then
+    sequence = { index = event.index, text = "", token_ids = {} }
+    output.outputs[event.index + 1] = sequence
+  end
+  sequence.text = sequence.text .. event.text
+  append(sequence.token_ids, event.token_ids)
+  if event.logprobs then
+    sequence.logprobs = sequence.logprobs or {}
+    append(sequence.logprobs, event.logprobs)
+  end
+  sequence.finish_reason, sequence.stop_reason = event.finish_reason, event.stop_reason
+end
+
+local function cumulative(sequence)
+  if not sequence.logprobs then return nil end
+  local sum = 0
+  for i, id in ipairs(sequence.token_ids) do
+    local row = sequence.logprobs[i]
+    if row and row[id] then sum = sum + row[id].logprob end
+  end
+  return sum
+end
+
+local function metrics_of(info)
+  local start = info.arrival_time
+  return {
+    arrival_time = start, scheduled_time = info.scheduled_time, first_token_time = info.first_token_time,
+    finished_time = info.finished_time, num_preemptions = info.num_preemptions,
+    queue_time = info.scheduled_time and info.scheduled_time - start,
+    time_to_first_token = info.first_token_time and info.first_token_time - start,
+    e2e_latency = info.finished_time and info.finished_time - start,
+  }
+end
+
+local function complete(output, request)
+  local info = request:info()
+  output.prompt_token_ids = info.prompt_token_ids
+  output.prompt_logprobs = info.prompt_logprobs
+  output.num_cached_tokens = info.num_cached_tokens
+  output.metrics = metrics_of(info)
+  for _, sequence in ipairs(output.outputs) do sequence.cumulative_logprob = cumulative(sequence) end
+  request:release()
+end
+
+local function rates(engine, start, before)
+  return function()
+    local stats, seconds = engine.handle:stats(), math.max(core.now() - start, 1e-9)
+    return ("prompt %.0f tok/s, output %.0f tok/s"):format((stats.n_prompt_tokens - before.n_prompt_tokens) / seconds,
+      (stats.n_output_tokens - before.n_output_tokens) / seconds)
+  end
+end
+
+-- The state of one call of generate: jobs in order, those in flight, what is done.
+local function new_batch(engine, prompts, params, options)
+  local fields = {}
+  for i in ipairs(prompts) do
+    local one, message = requests.fields(options, params[i], false)
+    if not one then return nil, message end
+    fields[i] = one
+  end
+  return { engine = engine, prompts = prompts, params = params, fields = fields, outputs = {}, live = {}, next = 1,
+           n_done = 0, n_live = 0 }
+end
+
+-- Submits until all are in or the engine's queue is full.
+local function fill(batch)
+  while batch.next <= #batch.prompts do
+    local i = batch.next
+    local prompt = batch.prompts[i]
+    local request, message, code = submit(batch.engine, prompt, batch.params[i], batch.fields[i])
+    if not request then
+      if code == "EFULL" then return true end -- run() tries again when something has happened
+      return nil, #batch.prompts > 1 and ("prompt %d: %s"):format(i, message) or message
+    end
+    batch.outputs[i] = { prompt = type(prompt) == "string" and prompt or nil, outputs = {} }
+    batch.live[request] = i
+    batch.n_live, batch.next = batch.n_live + 1, i + 1
+  end
+  return true
+end
+
+-- Hands events in the inboxes to their outputs. true, or nil and a message when a request failed.
+local function collect(batch)
+  local inboxes, finished = batch.engine.inboxes, {}
+  for request, i in pairs(batch.live) do
+    local inbox = inboxes[request]
+    if #inbox > 0 then inboxes[request] = {} end
+    for _, event in ipairs(inbox) do
+      if event.error then return nil, event.error end
+      take_event(batch.outputs[i], event)
+      if event.request_done then finished[#finished + 1] = request end
+    end
+  end
+  for _, request in ipairs(finished) do
+    complete(batch.outputs[batch.live[request]], request)
+    batch.live[request] = nil
+    batch.n_live, batch.n_done = batch.n_live - 1, batch.n_done + 1
+  end
+  return true
+end
+
+local function run(batch, bar, note)
+  while batch.n_done < #batch.prompts do
+    local ok, message = fill(batch)
+    if not ok then return nil, message end
+    ok, message = pump(batch.engine, WAIT_MS)
+    if ok == nil then return nil, message end
+    if ok then ok, message = collect(batch) end
+    if ok == nil then return nil, message end
+    bar:update(batch.n_done, note)
+  end
+  return batch.outputs
+end
+
+local function generate(engine, prompts, params, options)
+  local list, message = requests.prompts(prompts)
+  if not list then return nil, message end
+  local sets
+  sets, message = requests.params_for(params, #list, engine:default_params())
+  if not sets then return nil, message end
+  local batch
+  batch, message = new_batch(engine, list, sets, options)
+  if not batch then return nil, message end
+
+  local bar = progress.new(("Generating (%d prompts)"):format(#list), #list, options and options.progress)
+  local note = rates(engine, core.now(), engine.handle:stats())
+  local ok, outputs, failure = pcall(run, batch, bar, note)
+  if not ok or not outputs then -- Ctrl-C, a bad request, a failed engine: nothing stays behind
+    for request in pairs(batch.live) do request:release() end
+    bar.enabled = false
+    if not ok then error(outputs, 0) end
+    return nil, failure
+  end
+  if #list > 0 then bar:finish(#list, note) end
+  return outputs
+end
+
+-- prompts: text, a list of token ids, or a list of these. params: sampling parameters, one set or one for each;
+-- nil: the model's defaults (default_params); a table: vLLM's defaults for what it does not name. options: progress
+-- (false: no bar), add_special_tokens, truncate_prompt_tokens, priority, cache_salt. Returns a list of outputs in
+-- the order of the prompts. Raises on bad input, naming the prompt.
+function Engine:generate(prompts, params, options)
+  handle_of(self)
+  local outputs, message = generate(self, prompts, params, options)
+  if not outputs then error(message, 2) end
+  return outputs
+end
+
+-- ---- streams -------------------------------------------------------------------------------------------------
+
+local function open_stream(engine, prompt, params, options)
+  local one, message = requests.prompt(prompt)
+  if not one then return nil, message end
+  local set
+  set, message = requests.params(params, engine:default_params())
+  if not set then return nil, message end
+  local fields
+  fields, message = requests.fields(options, set, true)
+  if not fields then return nil, message end
+  local request
+  request, message = submit(engine, one, set, fields)
+  if not request then return nil, message end
+  return setmetatable({ engine = engine, request = request, taken = 0 }, Stream)
+end
+
+-- One prompt, answered as it comes: `for delta in engine:stream(prompt, params) do io.write(delta.text) end`.
+-- delta: text, token_ids, index (of the sequence, from 0), logprobs, and with a sequence's last one finish_reason and
+-- stop_reason. Arguments as for generate.
+function Engine:stream(prompt, params, options)
+  handle_of(self)
+  local stream, message = open_stream(self, prompt, params, options)
+  if not stream then error(message, 2) end
+  return stream
+end
+
+local function finish_stream(stream)
+  local info = stream.request:info()
+  stream.final = { prompt_token_ids = info.prompt_token_ids, prompt_logprobs = info.prompt_logprobs,
+                   num_cached_tokens = info.num_cached_tokens, metrics = metrics_of(info) }
+  stream:close()
+end
+
+-- The next delta that is already there, nil if there is none. stream.done: there will be no more. Raises if the
+-- request failed.
+function Stream:poll()
+  if self.done then return nil end
+  local inbox = self.engine.inboxes[self.request]
+  local event = inbox[self.taken + 1]
+  if not event then return nil end
+  self.taken = self.taken + 1
+  if self.taken == #inbox then
+    self.engine.inboxes[self.request], self.taken = {}, 0
+  end
+  if event.error then
+    self:close()
+    error(event.error, 2)
+  end
+  local delta = { text = event.text, token_ids = event.token_ids, index = event.index, logprobs = event.logprobs,
+                  finish_reason = event.finish_reason, stop_reason = event.stop_reason }
+  if event.request_done then finish_stream(self) end
+  return delta
+end
+
+-- The next delta, waiting for it; nil at the end. The stream is its own iterator.
+function Stream:next()
+  while not self.done do
+    local delta = self:poll()
+    if delta then return delta end
+    if not self.done then
+      if not self.engine.handle:is_open() then error("the engine is closed", 2) end
+      local ok, message = pump(self.engine, WAIT_MS)
+      if ok == nil then
+        self:close()
+        error(message, 2)
+      end
+    end
+  end
+end
+Stream.__call = Stream.next
+
+-- What is known of the request: prompt_token_ids, num_cached_tokens, metrics; complete when the stream has ended.
+function Stream:info()
+  if self.final then return self.final end
+  if self.done then return {} end
+  local info = self.request:info()
+  return { prompt_token_ids = info.prompt_token_ids, num_cached_tokens = info.num_cached_tokens,
+           metrics = metrics_of(info) }
+end
+
+-- Cancels the request if it still runs. A stream that nobody holds any more is closed by the collector.
+function Stream:close()
+  if self.done then return end
+  self.done = true
+  self.request:release()
+end
+
+-- Engines take vLLM's names; a method that does not exist is more often a typing mistake than anything else.
+setmetatable(Engine, {
+  __index = function(_, name)
+    local methods = {}
+    for method in pairs(Engine) do methods[#methods + 1] = method end
+    local hint = type(name) == "string" and suggest.nearest(name, methods)
+    if hint and name ~= hint then error(("an engine has no '%s'; did you mean '%s'?"):format(name, hint), 2) end
+  end,
+})
+
+return M
