@@ -75,19 +75,21 @@ static llm_status open_config(struct model *m, const struct model_options *optio
     return st;
 }
 
+/* A model that brings no tokenizer is one for token ids alone. */
 static llm_status open_tokenizer(struct model *m, const struct model_options *options, enum source_kind kind,
                                  struct llm_error *err)
 {
+    struct stat sb;
+    struct gguf_string name;
     if (options->skip_tokenizer) return LLM_OK;
     if (options->tokenizer) return tokenizer_open(options->tokenizer, &m->tokenizer, err);
     if (kind == SOURCE_GGUF) {
+        if (!gguf_get_string(m->files->gguf, "tokenizer.ggml.model", &name)) return LLM_OK;
         llm_status st = tokenizer_open_gguf(m->files->gguf, &m->tokenizer, err);
         return st ? llm_fail_in(err, "%s", options->path) : LLM_OK;
     }
-    struct stat sb;
     if (stat(options->path, &sb) != 0 || !S_ISDIR(sb.st_mode)) return LLM_OK;
     llm_status st = tokenizer_open(options->path, &m->tokenizer, err);
-    /* A directory without a tokenizer is a model for token ids alone. */
     return st == LLM_ENOENT ? LLM_OK : st;
 }
 

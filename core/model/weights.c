@@ -2,6 +2,7 @@
 
 #include "base/file_map.h"
 #include "base/mem.h"
+#include "base/quote.h"
 #include "model/dummy.h"
 #include "model/gguf.h"
 #include "model/safetensors.h"
@@ -146,11 +147,12 @@ static llm_status check_tensor(struct loader *ld, const char *name, const struct
         format_dims(has, sizeof has, t->n_dims, t->dims);
         format_dims(wants, sizeof wants, want.n_dims, want.dims);
         return llm_fail(ld->err, LLM_EFORMAT,
-                        "tensor %s has shape [%s], but the model's config makes it [%s]", name, has, wants);
+                        "tensor \"%s\" has shape [%s], but the model's config makes it [%s]", name, has,
+                        wants);
     }
     if (t->dtype == DTYPE_I32)
         return llm_fail(ld->err, LLM_EUNSUP,
-                        "tensor %s holds integers (I32); weights must be floats or one of "
+                        "tensor \"%s\" holds integers (I32); weights must be floats or one of "
                         "GGUF's quantized types",
                         name);
     return LLM_OK;
@@ -182,7 +184,8 @@ static llm_status allocate_own(struct loader *ld, struct source *s, struct tenso
 {
     size_t bytes = dtype_bytes(t.dtype, tensor_count(&t));
     s->own = mem_map(bytes);
-    if (!s->own) return llm_fail(ld->err, LLM_ENOMEM, "no memory for tensor %s (%zu bytes)", s->name, bytes);
+    if (!s->own)
+        return llm_fail(ld->err, LLM_ENOMEM, "no memory for tensor \"%s\" (%zu bytes)", s->name, bytes);
     s->own_bytes = bytes;
     t.data = s->own;
     s->tensor = t;
@@ -223,7 +226,9 @@ static llm_status take_source(struct loader *ld, enum role role, int32_t layer, 
         return LLM_OK;
     }
     const struct tensor *t = find_stored(model->files, s->name);
-    if (!t) return llm_fail(ld->err, LLM_EFORMAT, "tensor %s is missing", s->name);
+    if (!t && model->files->safetensors)
+        return safetensors_explain_missing(model->files->safetensors, s->name, ld->err);
+    if (!t) return llm_fail(ld->err, LLM_EFORMAT, "tensor \"%s\" is not in the file", s->name);
     s->tensor = *t;
     if (ld->laying_out) return LLM_OK;
     ld->bytes_total += (int64_t)dtype_bytes(t->dtype, tensor_count(t));
@@ -257,7 +262,7 @@ static llm_status convert_source(struct loader *ld, struct source *s)
     if (!ld->convert || from.dtype == ld->dtype || dtype_is_quantized(from.dtype) || s->own) return LLM_OK;
     int64_t columns = from.dims[from.n_dims - 1], rows = tensor_count(&from) / columns;
     float *row = mem_array((size_t)columns, sizeof *row);
-    if (!row) return llm_fail(ld->err, LLM_ENOMEM, "no memory for a row of tensor %s", s->name);
+    if (!row) return llm_fail(ld->err, LLM_ENOMEM, "no memory for a row of tensor \"%s\"", s->name);
     struct tensor to = from;
     to.dtype = ld->dtype;
     llm_status st = allocate_own(ld, s, to);
@@ -275,7 +280,7 @@ static llm_status convert_source(struct loader *ld, struct source *s)
                 half[i] = f32_to_f16(row[i]);
             else {
                 st = llm_fail(ld->err, LLM_EINVAL,
-                              "tensor %s holds %g, too large for dtype float16; use bfloat16 or float32",
+                              "tensor \"%s\" holds %g, too large for dtype float16; use bfloat16 or float32",
                               s->name, (double)row[i]);
                 break;
             }
@@ -308,7 +313,7 @@ static llm_status load_linear(struct loader *ld, int32_t layer, int32_t n_parts,
     }
     if (!st && ld->laying_out) {
         st = be->weight_create(be, &spec, out, ld->err);
-        if (st) llm_fail_in(ld->err, "tensor %s", sources[0].name);
+        if (st) llm_fail_in(ld->err, "tensor \"%s\"", sources[0].name);
     }
     if (!st && ld->laying_out) {
         ld->model->weight_bytes += be->weight_bytes(*out);
@@ -432,6 +437,7 @@ static llm_status load_embedding(struct loader *ld)
     model->embedding = s.tensor;
     model->files->embedding = s.own;
     model->files->embedding_bytes = s.own_bytes;
+    report_progress(ld, &s.tensor);
     return LLM_OK;
 }
 
@@ -505,11 +511,13 @@ static llm_status check_all_used(struct loader *ld)
     qsort(ld->used, (size_t)ld->n_used, sizeof *ld->used, compare_pointers);
     for (int64_t i = 0; i < n_stored(model->files); i++) {
         const char *name;
+        struct quoted q;
         const struct tensor *t = stored_at(model->files, i, &name);
         if (bsearch(&t, ld->used, (size_t)ld->n_used, sizeof *ld->used, compare_pointers)) continue;
         if (may_be_ignored(&model->config, name)) continue;
         if (n_unknown++ < N_NAMED && at < sizeof names)
-            at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", at ? ", " : "", name);
+            at +=
+                (size_t)snprintf(names + at, sizeof names - at, "%s%s", at ? ", " : "", quote_text(&q, name));
     }
     if (n_unknown == 0) return LLM_OK;
     return llm_fail(ld->err, LLM_EUNSUP,
