@@ -8,7 +8,8 @@
  * talks to it, submits requests and takes events. The engine batches all clients' requests continuously.
  *
  * Threads: llm_engine_* may be called from any thread unless said otherwise. A client and its requests belong
- * to one thread at a time. No call but llm_wait, llm_engine_open and llm_engine_close blocks. Errors: values
+ * to one thread at a time. No call but llm_wait, llm_client_close (for a step at most), llm_engine_open and
+ * llm_engine_close blocks. Errors: values
  * (base/status.h), with a message that says what to do. The library never prints, exits or aborts. Memory:
  * what a call borrows it has copied or forgotten when it returns. Pointers it hands out say how long they
  * live.
@@ -167,7 +168,8 @@ void llm_sampling_init(struct llm_sampling *sampling);
 struct llm_request_spec {
     const char *prompt; /* UTF-8, prompt_bytes long; null: ids */
     size_t prompt_bytes;
-    int add_special_tokens; /* 1 */
+    int add_special_tokens;   /* 1: what the model's tokenizer adds by itself, such as BOS */
+    int parse_special_tokens; /* 1: text that spells a control token becomes it */
     const int32_t *prompt_ids;
     size_t n_prompt_ids;
     int32_t truncate_prompt_tokens; /* 0: no; k: keep the last k */
@@ -232,10 +234,11 @@ struct llm_request_info {
 /* ---- client -------------------------------------------------------------------------------------------- */
 
 llm_status llm_client_open(struct llm_engine *engine, struct llm_client **out, struct llm_error *err);
-/* Cancels and releases all its requests. */
+/* Cancels and releases all its requests; returns when the engine has let go of them: after a step at most. */
 void llm_client_close(struct llm_client *client);
 
-/* A file descriptor that polls readable while events may wait; for an event loop. Owned by the client. */
+/* A file descriptor that polls readable while events may wait, until llm_next has answered LLM_EAGAIN; for an
+ * event loop. Owned by the client. */
 int llm_client_fd(const struct llm_client *client);
 
 /* Validates everything, tokenizes, queues. Errors: LLM_EINVAL (which parameter, what it must be; a prompt too
@@ -244,7 +247,8 @@ int llm_client_fd(const struct llm_client *client);
 llm_status llm_submit(struct llm_client *client, const struct llm_request_spec *spec,
                       struct llm_request **out, struct llm_error *err);
 
-/* The next event of any of this client's requests. LLM_OK, or LLM_EAGAIN: none waits. */
+/* The next event of any of this client's requests. LLM_OK, or LLM_EAGAIN: none waits, or LLM_ENOMEM: there is
+ * no room for its text now, and it waits on. */
 llm_status llm_next(struct llm_client *client, struct llm_event *out);
 /* Blocks until an event waits: LLM_OK, or LLM_EAGAIN after timeout_ms (-1: none), or LLM_EFAILED. */
 llm_status llm_wait(struct llm_client *client, int32_t timeout_ms);

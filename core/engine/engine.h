@@ -1,0 +1,88 @@
+#ifndef LLM_ENGINE_ENGINE_H
+#define LLM_ENGINE_ENGINE_H
+
+/* The engine's thread and what it owns. Clients reach it through its mailbox (submit) and a few atomic flags
+ * (cancel, forget, stop); it reaches them through theirs. Nothing on the way of a token takes a lock.
+ *
+ * Below it is a model, seen through a table of four functions, so that tests can put another one there. */
+
+#include "engine/batch.h"
+#include "engine/request.h"
+
+#include <pthread.h>
+
+/* What the engine asks of a model. All calls come from the engine's thread but close. */
+struct engine_model {
+    void *self;
+    int32_t vocab_size;
+    /* As decoder_forward and decoder_logits (model/decoder.h). */
+    llm_status (*forward)(void *self, const struct batch *batch, struct llm_error *err);
+    llm_status (*logits)(void *self, const int32_t *rows, int32_t n_rows, float *out, struct llm_error *err);
+    llm_status (*copy_page)(void *self, int32_t from, int32_t to, struct llm_error *err);
+    void (*close)(void *self);
+};
+
+enum { ENGINE_MAX_END_TOKENS = 64, ENGINE_LOGIT_ROWS = 32 };
+
+/* Everything decided: no defaults left. */
+struct engine_config {
+    int32_t max_model_len, max_num_seqs, max_num_batched_tokens, block_size, n_pages;
+    int prefix_caching, chunked_prefill, priority;
+    int32_t max_num_queued_reqs; /* 0: no bound */
+    int32_t max_logprobs;        /* -1: the vocabulary */
+    uint64_t seed;
+    const struct tokenizer *tokenizer; /* borrowed from the model; null: none */
+    int32_t end_tokens[ENGINE_MAX_END_TOKENS];
+    int32_t n_end_tokens;
+};
+
+/* What llm_engine_stats reads; written by the engine's thread once a step. */
+struct engine_counters {
+    _Atomic int32_t n_running, n_waiting, n_used, n_peak;
+    _Atomic uint64_t n_steps, n_prompt_tokens, n_output_tokens, n_preemptions, n_prefix_queries,
+        n_prefix_hits, n_finished, busy_ns;
+    _Atomic double waste;
+};
+
+struct llm_engine {
+    /* constant once open */
+    struct engine_config config;
+    struct request_limits limits;
+    struct engine_model model;
+    struct llm_model_info info;
+    pthread_t thread;
+
+    /* anybody's */
+    struct mailbox inbox;
+    _Atomic int cancels, forget, stop; /* 1: some request is cancelled; forget prefixes; end the thread */
+    _Atomic int failed;                /* 1: `error` is set and constant */
+    struct llm_error error;
+    _Atomic uint64_t n_submitted;
+    _Atomic int32_t n_queued; /* submitted, not scheduled yet */
+    struct engine_counters counters;
+
+    /* the engine's thread's */
+    struct kv_pool kv;
+    struct scheduler scheduler;
+    struct batch_buffers batch;
+    struct sampler sampler;
+    float *logits; /* [ENGINE_LOGIT_ROWS, vocab_size] */
+    int32_t rows[ENGINE_LOGIT_ROWS];
+    const struct plan *plan;
+    int64_t now; /* ns, at the step's start */
+    struct llm_request *requests;
+    uint64_t n_steps, n_prompt_tokens, n_output_tokens, busy_ns;
+};
+
+/* Starts an engine over a model, which it takes whether or not this succeeds. Errors: LLM_ENOMEM, LLM_EIO. */
+llm_status engine_start(const struct engine_config *config, const struct engine_model *model,
+                        struct llm_engine **out, struct llm_error *err);
+
+/* The real model: loads it on the CPU's backend, decides all settings, fills *config, *info and *out, for
+ * engine_start. Errors: those of llm_engine_open. */
+llm_status decoder_model_open(const struct llm_engine_options *options, struct engine_config *config,
+                              struct llm_model_info *info, struct engine_model *out, struct llm_error *err);
+
+int64_t clock_ns(void); /* CLOCK_MONOTONIC */
+
+#endif

@@ -1,0 +1,127 @@
+#include "engine/output.h"
+
+/* ---- step 7 -------------------------------------------------------------------------------------------- */
+
+static void pick(struct llm_engine *e, struct output *o, const float *logits)
+{
+    struct sequence *q = &o->sequence;
+    struct llm_request *r = o->request;
+    struct sample_input in = {.params = &r->sampling,
+                              .counts = sampler_counts_needed(&r->sampling) ? &o->counts : NULL,
+                              .bad_words = r->bad_words,
+                              .n_bad_words = r->n_bad_words,
+                              .end_tokens = e->config.end_tokens,
+                              .n_end_tokens = e->config.n_end_tokens,
+                              .output = q->output,
+                              .n_output = q->n_output,
+                              .seed = r->seed,
+                              .stream = (uint32_t)q->index,
+                              .position = (uint64_t)sequence_length(q)};
+    int32_t token = sampler_pick(&e->sampler, logits, &in);
+    if (r->n_logprobs)
+        sampler_logprobs(&e->sampler, logits, token, r->n_logprobs - 1,
+                         o->logprobs + (size_t)q->n_output * (size_t)r->n_logprobs);
+    if (in.counts) counts_add_output(&o->counts, token);
+    q->output[q->n_output++] = token;
+}
+
+/* The logits of a sequence's last token: for all sequences of its request, if they are its first. */
+static void pick_all(struct llm_engine *e, struct output *o, const float *logits)
+{
+    int32_t n = o->sequence.index == 0 && o->sequence.n_output == 0 ? o->request->n : 1;
+    for (int32_t k = 1; k < n; k++) scheduler_fork(&e->scheduler, &o->sequence, &o[k].sequence);
+    for (int32_t k = 0; k < n; k++) pick(e, &o[k], logits);
+}
+
+static llm_status sample_last(struct llm_engine *e, const struct batch *batch, struct llm_error *err)
+{
+    struct output *outputs[ENGINE_LOGIT_ROWS];
+    size_t vocab = (size_t)e->model.vocab_size;
+    for (int32_t i = 0, n = 0; i < e->plan->n_items; i++) {
+        if (e->plan->items[i].last) {
+            outputs[n] = (struct output *)e->plan->items[i].sequence;
+            e->rows[n++] = batch->seq_start[i + 1] - 1;
+        }
+        if (n == 0 || (n < ENGINE_LOGIT_ROWS && i + 1 < e->plan->n_items)) continue;
+        llm_status status = e->model.logits(e->model.self, e->rows, n, e->logits, err);
+        if (status) return status;
+        for (int32_t k = 0; k < n; k++) pick_all(e, outputs[k], e->logits + (size_t)k * vocab);
+        n = 0;
+    }
+    return LLM_OK;
+}
+
+/* prompt_logprobs: the row of position p scores the token at p + 1. */
+static llm_status score_prompt(struct llm_engine *e, const struct plan_item *item, int32_t first_row,
+                               struct llm_error *err)
+{
+    struct llm_request *r = ((struct output *)item->sequence)->request;
+    int32_t width = r->n_prompt_logprobs, end = item->start + item->n;
+    if (end > r->n_prompt - 1) end = r->n_prompt - 1;
+    if (item->start == 0) r->prompt_logprobs[0].token = -1;
+    for (int32_t p = item->start; p < end;) {
+        int32_t n = end - p < ENGINE_LOGIT_ROWS ? end - p : ENGINE_LOGIT_ROWS;
+        for (int32_t k = 0; k < n; k++) e->rows[k] = first_row + p - item->start + k;
+        llm_status status = e->model.logits(e->model.self, e->rows, n, e->logits, err);
+        if (status) return status;
+        for (int32_t k = 0; k < n; k++, p++)
+            sampler_logprobs(&e->sampler, e->logits + (size_t)k * (size_t)e->model.vocab_size,
+                             r->prompt[p + 1], width - 1,
+                             r->prompt_logprobs + (size_t)(p + 1) * (size_t)width);
+    }
+    return LLM_OK;
+}
+
+llm_status engine_sample(struct llm_engine *e, const struct batch *batch, struct llm_error *err)
+{
+    for (int32_t i = 0; i < e->plan->n_items; i++) {
+        const struct plan_item *item = &e->plan->items[i];
+        const struct output *o = (const struct output *)item->sequence;
+        if (!o->request->n_prompt_logprobs || o->sequence.index > 0 || o->sequence.n_output > 0) continue;
+        llm_status status = score_prompt(e, item, batch->seq_start[i], err);
+        if (status) return status;
+    }
+    return sample_last(e, batch, err);
+}
+
+/* ---- step 8 -------------------------------------------------------------------------------------------- */
+
+static int contains(const int32_t *ids, size_t n, int32_t id)
+{
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] == id) return 1;
+    return 0;
+}
+
+/* The output's text so far, for its stop strings. 1: one of them ends it. */
+static int stops_by_string(struct output *o, int32_t token)
+{
+    const struct llm_sampling *p = &o->request->sampling;
+    size_t room = tokenizer_max_token_bytes(o->stop_text.tok) + 12;
+    size_t bytes = detokenizer_put(&o->stop_text, token, stop_room(&o->stop), room);
+    int32_t i = stop_feed(&o->stop, bytes, o->sequence.n_output > p->min_tokens, &o->text_end);
+    if (i < 0) {
+        o->text_end = stop_safe(&o->stop);
+        return 0;
+    }
+    o->stopped_by_string = 1;
+    o->stop_string = p->stop[i];
+    return 1;
+}
+
+enum llm_finish_reason output_judge(struct output *o, const struct engine_config *config)
+{
+    const struct llm_sampling *p = &o->request->sampling;
+    int32_t n = o->sequence.n_output, token = o->sequence.output[n - 1];
+    if (n >= p->min_tokens) {
+        int end = !p->ignore_eos && contains(config->end_tokens, (size_t)config->n_end_tokens, token);
+        o->stopped_by_token = !end && contains(p->stop_token_ids, p->n_stop_token_ids, token);
+        if (end || o->stopped_by_token) {
+            o->stop_token = token;
+            o->mute_last = !p->include_stop_str_in_output;
+            return LLM_FINISH_STOP;
+        }
+    }
+    if (o->stop.n && stops_by_string(o, token)) return LLM_FINISH_STOP;
+    return n < o->request->max_output ? LLM_FINISH_NONE : LLM_FINISH_LENGTH;
+}

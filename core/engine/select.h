@@ -1,0 +1,16 @@
+#ifndef LLM_ENGINE_SELECT_H
+#define LLM_ENGINE_SELECT_H
+
+/* Thresholds of top-k and top-p without sorting a vocabulary: the candidates above a guess are gathered, the
+ * guess lowered until they suffice, and the threshold found among them by (weighted) quickselect, O(n)
+ * expected. `rest` is scratch of n floats. w >= 0; the largest is 1. Any thread. */
+
+#include <stdint.h>
+
+/* The k-th largest of w[0 .. n), 1 <= k <= n. */
+float select_kth(const float *w, int32_t n, int32_t k, float *rest);
+
+/* The largest v such that the w >= v sum to at least `mass`. Those below `least` do not count. 0 < mass. */
+float select_mass(const float *w, int32_t n, float least, double mass, float *rest);
+
+#endif
