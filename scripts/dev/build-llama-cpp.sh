@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Builds llama.cpp, the peer we measure against and the oracle for GGUF, from PyPI's source distribution of
+# llama-cpp-python, with this machine's own instructions. Prints the directory of its programs.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+version=0.3.36
+cache=.cache/llama.cpp
+bin=$PWD/$cache/build/bin
+programs=(llama-bench llama-batched-bench llama-perplexity llama-tokenize)
+
+if [ ! -x "$bin/llama-tokenize" ]; then
+  mkdir -p "$cache"
+  if [ ! -d "$cache/llama_cpp_python-$version" ]; then
+    python3 -m pip download --disable-pip-version-check --no-deps --no-binary :all: -d "$cache" "llama-cpp-python==$version" >&2 ||
+      { echo "build-llama-cpp: could not fetch llama-cpp-python $version from PyPI; check the network" >&2; exit 1; }
+    tar -xf "$cache/llama_cpp_python-$version.tar.gz" -C "$cache"
+  fi
+  cmake -S "$cache/llama_cpp_python-$version/vendor/llama.cpp" -B "$cache/build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
+    -DGGML_NATIVE=ON -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF >&2
+  cmake --build "$cache/build" --target "${programs[@]}" >&2
+fi
+echo "$bin"
