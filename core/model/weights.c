@@ -465,15 +465,16 @@ static llm_status load_head(struct loader *ld)
     return st;
 }
 
+/* The head first: it is the largest, and for a moment it is in memory twice. */
 static llm_status walk(struct loader *ld)
 {
     struct model *model = ld->model;
     const struct model_config *c = &model->config;
     llm_status st = load_embedding(ld);
+    if (!st) st = load_head(ld);
     if (!st) st = load_rope_factors(ld);
     for (int32_t i = 0; i < c->n_layers && !st; i++) st = load_layer(ld, i, &model->layers[i]);
     if (!st) st = load_norm(ld, FINAL_NORM, 0, c->norm, c->hidden_size, &model->final_norm);
-    if (!st) st = load_head(ld);
     return st;
 }
 
