@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 version=0.3.36
 cache=.cache/llama.cpp
 bin=$PWD/$cache/build/bin
-programs=(llama-bench llama-batched-bench llama-perplexity llama-tokenize)
+programs=(llama-bench llama-batched-bench llama-completion llama-perplexity llama-tokenize)
 
 if [ ! -x "$bin/llama-tokenize" ]; then
   mkdir -p "$cache"
