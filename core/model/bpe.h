@@ -11,6 +11,10 @@
 #include "model/string_table.h"
 #include "model/tokenizer.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum bpe_unit {
     BPE_BYTES, /* a symbol a byte; token texts spell bytes as GPT-2's characters */
     BPE_CHARS, /* a symbol a UTF-8 character */
@@ -56,5 +60,9 @@ int bpe_byte_of_char(uint32_t cp); /* -1: none */
 
 /* Appends one id. Errors: LLM_ENOMEM. */
 llm_status token_list_push(struct token_list *list, int32_t id, struct llm_error *err);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

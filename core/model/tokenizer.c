@@ -3,6 +3,7 @@
 #include "base/file_map.h"
 #include "base/mem.h"
 #include "model/gguf.h"
+#include "model/spm.h"
 #include "model/utf8.h"
 
 #include <string.h>
@@ -139,6 +140,7 @@ void tokenizer_close(struct tokenizer *tok)
     special_close(tok->special);
     splitter_close(tok->splitter);
     bpe_close(tok->bpe);
+    spm_close(tok->spm);
     strings_close(&tok->texts);
     mem_free(tok->kinds);
     mem_free(tok->bytes);

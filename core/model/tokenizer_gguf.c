@@ -3,6 +3,8 @@
 #include "base/mem.h"
 #include "model/gguf.h"
 #include "model/pretokenize_gguf.h"
+#include "model/spm.h"
+#include "model/spm_proto.h"
 #include "model/utf8.h"
 
 #include <stdio.h>
@@ -312,7 +314,149 @@ static llm_status encode_bpe(const struct tokenizer *tok, const char *text, size
     return status;
 }
 
+/* ---- SentencePiece vocabularies -------------------------------------------------------------------------
+ */
+
+/* llama.cpp matches every token's text, whatever its kind, so all pieces are normal ones. The unknown piece
+ * that the library insists on comes last, under a name that no text holds. */
+static llm_status write_proto(const struct tokenizer *tok, const struct gguf_array *scores, int byte_fallback,
+                              struct spm_proto_writer *w, struct llm_error *err)
+{
+    static const char unknown[] = "\x01unknown\x01";
+    llm_status status = LLM_OK;
+    for (int32_t id = 0; !status && id < tok->n_vocab; id++) {
+        size_t size;
+        const char *text = text_of(tok, id, &size);
+        int type = byte_fallback && tokenizer_hex_byte(text, size) >= 0 ? SPM_BYTE : SPM_NORMAL;
+        float score = scores ? (float)gguf_array_float(scores, (uint64_t)id) : 0.0f;
+        status = spm_proto_add_piece(w, text, size, score, type, err);
+    }
+    if (!status) status = spm_proto_add_piece(w, unknown, sizeof unknown - 1, 0, SPM_UNKNOWN, err);
+    return status ? status : spm_proto_finish_bpe(w, byte_fallback, tok->n_vocab, err);
+}
+
+static int32_t byte_token(const struct tokenizer *tok, uint8_t byte)
+{
+    char text[8];
+    snprintf(text, sizeof text, "<0x%02X>", byte);
+    int32_t id = tokenizer_find(tok, text, 6);
+    return id >= 0 ? id : tokenizer_find(tok, (const char *)&byte, 1);
+}
+
+static int has_byte_tokens(const struct tokenizer *tok)
+{
+    char text[8];
+    for (int b = 0; b < 256; b++) {
+        snprintf(text, sizeof text, "<0x%02X>", b);
+        if (tokenizer_find(tok, text, 6) < 0) return 0;
+    }
+    return 1;
+}
+
+static llm_status put_byte_tokens(const struct encoding *e, const char *s, size_t n, struct llm_error *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        int32_t id = byte_token(e->tok, (uint8_t)s[i]);
+        llm_status status = id >= 0 ? token_list_push(e->out, id, err) : LLM_OK;
+        if (status) return status;
+    }
+    return LLM_OK;
+}
+
+static llm_status encode_valid(const struct encoding *e, const char *text, size_t size, struct llm_error *err)
+{
+    size_t before = e->out->n;
+    llm_status status = size ? spm_encode(e->tok->spm, text, size, e->out, err) : LLM_OK;
+    for (size_t i = before; !status && i < e->out->n; i++)
+        if (e->out->ids[i] >= e->tok->n_vocab) e->out->ids[i] = e->tok->unknown >= 0 ? e->tok->unknown : 0;
+    return status;
+}
+
+static llm_status put_escaped(struct buffer *out, const char *s, size_t size, struct llm_error *err)
+{
+    llm_status status = LLM_OK;
+    while (!status && size) {
+        const char *space = memchr(s, ' ', size);
+        size_t n = space ? (size_t)(space - s) : size;
+        status = buffer_put(out, s, n, err);
+        if (!status && space) status = buffer_put(out, "\u2581", 3, err);
+        s += n + (space != NULL);
+        size -= n + (space != NULL);
+    }
+    return status;
+}
+
+/* What llama.cpp takes for a character goes by its first byte alone. One that is no valid UTF-8 is in no
+ * token, so the text falls apart there, and its bytes stand for themselves. */
+static llm_status encode_spm_part(void *ud, const char *text, size_t size, int32_t id, struct llm_error *err)
+{
+    struct encoding *e = ud;
+    int prefix = e->tok->space_prefix && e->after_special;
+    e->after_special = id >= 0;
+    if (id >= 0) return token_list_push(e->out, id, err);
+    e->text.size = 0;
+    llm_status status = prefix ? buffer_put(&e->text, "\u2581", 3, err) : LLM_OK;
+    if (!status) status = put_escaped(&e->text, text, size, err);
+    if (status) return status;
+    text = e->text.data;
+    size = e->text.size;
+    size_t done = 0;
+    for (size_t i = 0, n; !status && i < size; i += n) {
+        uint32_t cp;
+        n = utf8_lead_length((uint8_t)text[i]);
+        if (n > size - i) n = size - i;
+        if (utf8_scan((const uint8_t *)text + i, n, &cp)) continue;
+        status = encode_valid(e, text + done, i - done, err);
+        if (!status) status = put_byte_tokens(e, text + i, n, err);
+        done = i + n;
+    }
+    return status ? status : encode_valid(e, text + done, size - done, err);
+}
+
+static llm_status encode_spm(const struct tokenizer *tok, const char *text, size_t size, unsigned flags,
+                             struct token_list *out, struct llm_error *err)
+{
+    struct encoding e = {.tok = tok, .out = out, .after_special = 1};
+    llm_status status = LLM_OK;
+    if ((flags & TOKENIZE_ADD_SPECIAL) && tokenizer_adds_bos(tok))
+        status = token_list_push(out, tok->bos, err);
+    if (!status)
+        status = special_split(tok->special, text, size, (flags & TOKENIZE_PARSE_SPECIAL) != 0,
+                               encode_spm_part, &e, err);
+    if (!status && (flags & TOKENIZE_ADD_SPECIAL) && tok->add_eos && tok->eos >= 0)
+        status = token_list_push(out, tok->eos, err);
+    mem_free(e.text.data);
+    return status;
+}
+
 /* ---- the reader ---------------------------------------------------------------------------------------- */
+
+static llm_status read_spm(struct tokenizer *tok, const struct gguf *g, struct llm_error *err)
+{
+    llm_status status = read_texts(tok, g, 0, err);
+    if (status) return status;
+    struct gguf_array scores;
+    int has_scores = gguf_get_array(g, "tokenizer.ggml.scores", &scores);
+    if (has_scores && (scores.n < (uint64_t)tok->n_vocab || scores.type == GGUF_STRING))
+        return llm_fail(err, LLM_EFORMAT, "tokenizer.ggml.scores has %llu elements for %d tokens",
+                        (unsigned long long)scores.n, tok->n_vocab);
+    struct spm_proto_writer w = {0};
+    status = write_proto(tok, has_scores ? &scores : NULL, has_byte_tokens(tok), &w, err);
+    if (!status) status = spm_open(w.data, w.size, &tok->spm, err);
+    mem_free(w.data);
+    if (status) return status;
+
+    tok->bos = read_id(tok, g, "tokenizer.ggml.bos_token_id", 1);
+    tok->eos = read_id(tok, g, "tokenizer.ggml.eos_token_id", 2);
+    tok->unknown = read_id(tok, g, "tokenizer.ggml.unknown_token_id", 0);
+    tok->add_bos = tok->space_prefix = tok->escape_spaces = 1;
+    gguf_get_bool(g, "tokenizer.ggml.add_bos_token", &tok->add_bos);
+    gguf_get_bool(g, "tokenizer.ggml.add_eos_token", &tok->add_eos);
+    gguf_get_bool(g, "tokenizer.ggml.add_space_prefix", &tok->space_prefix);
+    tok->strip_space = tok->space_prefix;
+    tok->encode = encode_spm;
+    return LLM_OK;
+}
 
 static llm_status read_bpe(struct tokenizer *tok, const struct gguf *g, int is_gemma4, struct llm_error *err)
 {
@@ -354,6 +498,8 @@ llm_status tokenizer_read_gguf(struct tokenizer *tok, const struct gguf *g, stru
     llm_status status;
     if (is_gemma4 || (model.size == 4 && !memcmp(model.data, "gpt2", 4)))
         status = read_bpe(tok, g, is_gemma4, err);
+    else if (model.size == 5 && !memcmp(model.data, "llama", 5))
+        status = read_spm(tok, g, err);
     else
         return llm_fail(err, LLM_EUNSUP, "tokenizer.ggml.model \"%.*s\"; supported: llama, gpt2, gemma4",
                         (int)model.size, model.data);
