@@ -17,13 +17,50 @@ static void cpu_free(struct backend *be, void *p, size_t bytes)
     mem_unmap(p, bytes);
 }
 
-llm_status cpu_reserve_scratch(struct cpu_backend *cpu, size_t bytes, struct llm_error *err)
+llm_status cpu_renew_scratch(struct cpu_backend *cpu, size_t bytes, struct llm_error *err)
 {
-    uint8_t *scratch = mem_map(bytes);
-    if (!scratch) return llm_fail(err, LLM_ENOMEM, "no memory for %zu bytes of scratch space", bytes);
-    mem_unmap(cpu->scratch, cpu->scratch_bytes);
-    cpu->scratch = scratch;
-    cpu->scratch_bytes = bytes;
+    mem_unmap(cpu->scratch.memory, cpu->scratch.bytes);
+    cpu->scratch = (struct cpu_scratch){.memory = mem_map(bytes), .bytes = bytes};
+    if (!cpu->scratch.memory)
+        return llm_fail(err, LLM_ENOMEM, "no memory for %zu bytes of scratch space", bytes);
+    return LLM_OK;
+}
+
+/* Takes `bytes` from *at on, in whole cache lines. */
+static size_t carve(size_t *at, size_t bytes)
+{
+    const size_t begin = *at;
+    *at += (bytes + 63) / 64 * 64;
+    return begin;
+}
+
+static llm_status cpu_reserve(struct backend *be, const struct backend_limits *limits, struct llm_error *err)
+{
+    struct cpu_backend *cpu = cpu_of(be);
+    const size_t rows = (size_t)limits->max_rows, n = (size_t)limits->max_n;
+    size_t shared = 0, own = 0;
+    const size_t q8 = carve(&shared, rows * (n / 32 * TILE_BLOCK_BYTES));
+    const size_t f32 = carve(&shared, rows * n * sizeof(float));
+    const size_t row = carve(&own, n * sizeof(float));
+    const size_t alone_q8 = carve(&own, LINEAR_ALONE_ELEMS / 32 * TILE_BLOCK_BYTES);
+    const size_t alone_f32 = carve(&own, LINEAR_ALONE_ELEMS * sizeof(float));
+    const size_t panel = carve(&own, 2 * unpack_panel_bytes(limits->max_n, cpu->isa->panel_rows));
+    const size_t attention = carve(&own, attention_member_bytes(limits));
+    own = (own + 4095) / 4096 * 4096; /* members do not share pages: each touches its own first */
+    shared = (shared + 4095) / 4096 * 4096;
+    llm_status status = cpu_renew_scratch(cpu, shared + own * (size_t)pool_size(cpu->pool), err);
+    if (status != LLM_OK) return status;
+    struct cpu_scratch *s = &cpu->scratch;
+    uint8_t *members = s->memory + shared;
+    s->tiles_q8 = s->memory + q8;
+    s->tiles_f32 = (float *)(void *)(s->memory + f32);
+    s->member_bytes = own;
+    s->member_row = (float *)(void *)(members + row);
+    s->member_q8 = members + alone_q8;
+    s->member_f32 = (float *)(void *)(members + alone_f32);
+    s->member_panel = members + panel;
+    s->member_attention = (float *)(void *)(members + attention);
+    cpu->limits = *limits;
     return LLM_OK;
 }
 
@@ -32,7 +69,7 @@ llm_status cpu_reserve_scratch(struct cpu_backend *cpu, size_t bytes, struct llm
 static llm_status cpu_weight_create(struct backend *be, const struct weight_spec *spec, struct weight **out,
                                     struct llm_error *err)
 {
-    return weight_pack(cpu_of(be)->pool, cpu_of(be)->panel_rows, spec, out, err);
+    return weight_pack(cpu_of(be)->pool, cpu_of(be)->isa ? cpu_of(be)->isa->panel_rows : 1, spec, out, err);
 }
 
 static void cpu_weight_destroy(struct backend *be, struct weight *w)
@@ -72,25 +109,36 @@ static void cpu_close(struct backend *be)
     struct cpu_backend *cpu = cpu_of(be);
     if (!cpu) return;
     pool_close(cpu->pool);
-    mem_unmap(cpu->scratch, cpu->scratch_bytes);
+    mem_unmap(cpu->scratch.memory, cpu->scratch.bytes);
     mem_free(cpu);
 }
 
-/* The instruction sets, best first. */
-struct isa_choice {
-    const char *name;
-    int32_t panel_rows;
-    int (*is_here)(void);
-    void (*install)(struct backend *be);
-};
+static int have_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
 
-static int always(void)
+static int have_avx512(void)
+{
+    return have_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+
+static int have_any(void)
 {
     return 1;
 }
 
-static const struct isa_choice isa_choices[] = {
-    {"ref", 1, always, ref_install},
+/* Best first. */
+static const struct isa_choice {
+    const char *name;
+    int (*is_here)(void);
+    const struct cpu_isa *isa; /* null: the reference */
+} isa_choices[] = {
+    {"avx512", have_avx512, &cpu_isa_avx512},
+    {"avx2", have_avx2, &cpu_isa_avx2},
+    {"ref", have_any, NULL},
 };
 
 static const struct isa_choice *choose_isa(const char *name, struct llm_error *err)
@@ -121,7 +169,7 @@ llm_status cpu_backend_open(const struct cpu_options *options, struct backend **
         return status;
     }
     cpu->isa_name = choice->name;
-    cpu->panel_rows = choice->panel_rows;
+    cpu->isa = choice->isa;
     struct backend *be = &cpu->base;
     *be = (struct backend){
         .name = "cpu",
@@ -134,8 +182,14 @@ llm_status cpu_backend_open(const struct cpu_options *options, struct backend **
         .weight_bytes = cpu_weight_bytes,
         .kv_page_bytes = cpu_kv_page_bytes,
         .kv_copy = cpu_kv_copy,
+        .reserve = cpu_reserve,
+        .embed = cpu_embed,
+        .norm = cpu_norm,
+        .linear = cpu_linear,
+        .rope_kv = cpu_rope_kv,
+        .attention = cpu_attention,
     };
-    choice->install(be);
+    if (!cpu->isa) ref_install(be);
     *out = be;
     return LLM_OK;
 }

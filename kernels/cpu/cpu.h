@@ -4,19 +4,30 @@
 /* The CPU backend's own state, shared by its ops. */
 
 #include "base/pool.h"
+#include "kernels/cpu/isa.h"
 #include "kernels/kernels.h"
 
-struct cpu_isa;
+/* Working memory, made by reserve. Members (threads of the pool) have one of each of the member_ fields. */
+struct cpu_scratch {
+    uint8_t *memory;
+    size_t bytes;
+    uint8_t *tiles_q8;   /* the rows of a linear layer, rounded, as tiles */
+    float *tiles_f32;    /* the same as f32 */
+    size_t member_bytes; /* from one member's to the next's */
+    float *member_row;   /* [max_n] */
+    uint8_t *member_q8;  /* one tile */
+    float *member_f32;
+    uint8_t *member_panel; /* one unpacked panel */
+    float *member_attention;
+};
 
 struct cpu_backend {
     struct backend base; /* first: a struct backend * of ours is a struct cpu_backend * */
     struct pool *pool;
     const char *isa_name;
     const struct cpu_isa *isa; /* null: the reference */
-    int32_t panel_rows;
     struct backend_limits limits;
-    uint8_t *scratch; /* made by reserve; carved by the ops */
-    size_t scratch_bytes;
+    struct cpu_scratch scratch;
 };
 
 static inline struct cpu_backend *cpu_of(struct backend *be)
@@ -24,10 +35,30 @@ static inline struct cpu_backend *cpu_of(struct backend *be)
     return (struct cpu_backend *)be;
 }
 
-/* Replaces the scratch memory. Errors: LLM_ENOMEM. */
-llm_status cpu_reserve_scratch(struct cpu_backend *cpu, size_t bytes, struct llm_error *err);
+/* A member's instance of one of the member_ fields. */
+static inline void *cpu_member_scratch(const struct cpu_backend *cpu, void *field, int32_t member)
+{
+    return (uint8_t *)field + (size_t)member * cpu->scratch.member_bytes;
+}
 
-/* Fill in reserve and the five ops. */
+/* Frees the old scratch memory and makes `bytes` of new. Errors: LLM_ENOMEM. */
+llm_status cpu_renew_scratch(struct cpu_backend *cpu, size_t bytes, struct llm_error *err);
+
+/* Fills in reserve and the five ops of the reference. */
 void ref_install(struct backend *be);
+
+/* Up to so many elements of x, each thread lays out the rows of a linear layer for itself: that costs less
+ * than to wait for the others at a barrier. */
+enum { LINEAR_ALONE_ELEMS = 4096 };
+
+/* Floats a member needs for attention. */
+size_t attention_member_bytes(const struct backend_limits *limits);
+
+/* The ops of all other instruction sets. */
+llm_status cpu_embed(struct backend *be, const struct embed_args *a);
+llm_status cpu_norm(struct backend *be, const struct norm_args *a);
+llm_status cpu_linear(struct backend *be, const struct linear_args *a);
+llm_status cpu_rope_kv(struct backend *be, const struct rope_kv_args *a);
+llm_status cpu_attention(struct backend *be, const struct attention_args *a);
 
 #endif

@@ -31,7 +31,7 @@ void ref_norm_row(const struct norm *norm, const float *x, float *y, int32_t n)
 
 static llm_status ref_norm(struct backend *be, const struct norm_args *a)
 {
-    float *row = (float *)cpu_of(be)->scratch;
+    float *row = (float *)(void *)cpu_of(be)->scratch.memory;
     for (int32_t i = 0; i < a->n_rows; i++) {
         const float *x = (const float *)a->x + i * a->x_stride;
         float *y = (float *)a->y + i * a->y_stride;
@@ -45,7 +45,7 @@ static llm_status ref_norm(struct backend *be, const struct norm_args *a)
 
 static llm_status ref_embed(struct backend *be, const struct embed_args *a)
 {
-    float *position = (float *)cpu_of(be)->scratch;
+    float *position = (float *)(void *)cpu_of(be)->scratch.memory;
     for (int32_t i = 0; i < a->n_tokens; i++) {
         float *x = (float *)a->x + i * a->x_stride;
         dequantize_row(a->table, a->tokens[i], x);
@@ -109,7 +109,7 @@ static llm_status ref_linear(struct backend *be, const struct linear_args *a)
     const struct weight *w = a->w;
     const int gated = a->epilogue == LINEAR_GATED;
     const int32_t n_in = w->n_in, n_y = gated ? w->n_out / 2 : w->n_out;
-    float *row = (float *)cpu_of(be)->scratch, *up_row = row + n_in, *x = up_row + n_in;
+    float *row = (float *)(void *)cpu_of(be)->scratch.memory, *up_row = row + n_in, *x = up_row + n_in;
     for (int32_t i = 0; i < a->n_rows; i++)
         ref_norm_row(&a->norm, (const float *)a->x + i * a->x_stride, x + (size_t)i * n_in, n_in);
     for (int32_t j = 0; j < n_y; j++) {
@@ -226,7 +226,7 @@ static void attend(const struct attention_args *a, const int32_t *table, int32_t
 
 static llm_status ref_attention(struct backend *be, const struct attention_args *a)
 {
-    float *scores = (float *)cpu_of(be)->scratch;
+    float *scores = (float *)(void *)cpu_of(be)->scratch.memory;
     const int32_t dim = a->kv->head_dim, group = a->n_heads / a->kv->n_kv_heads;
     for (int32_t s = 0; s < a->n_seqs; s++) {
         const int32_t *table = a->block_table + (size_t)s * (size_t)a->block_table_stride;
@@ -248,7 +248,7 @@ static llm_status ref_reserve(struct backend *be, const struct backend_limits *l
     size_t floats = rows * widest;
     if (floats < (size_t)limits->max_model_len) floats = (size_t)limits->max_model_len;
     cpu_of(be)->limits = *limits;
-    return cpu_reserve_scratch(cpu_of(be), floats * sizeof(float), err);
+    return cpu_renew_scratch(cpu_of(be), floats * sizeof(float), err);
 }
 
 void ref_install(struct backend *be)

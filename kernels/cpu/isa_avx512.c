@@ -1,0 +1,1 @@
+#include "kernels/cpu/isa_impl.h"

@@ -1,0 +1,192 @@
+/* Linear layers: y = epilogue(norm(x) W^T + bias), in two phases. First the rows are normed and laid out as
+ * tiles, rounded to 8 bits for quantized weights; then panels of weights, cut between the threads, are
+ * multiplied by the tiles one after the other, and each tile of results is finished while it is in L1. */
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/weight.h"
+
+enum {
+    /* Rows whose rounded form stays in half of a small L2 while all panels pass over them. */
+    CHUNK_BYTES = 256 * 1024,
+};
+
+struct linear_job {
+    const struct cpu_backend *cpu;
+    const struct linear_args *a;
+    int alone; /* every member lays out all rows */
+};
+
+static int32_t tile_size(const struct cpu_isa *isa, int32_t n_rows)
+{
+    const int8_t *size = isa->tile_sizes;
+    while (*size > n_rows) size++;
+    return *size;
+}
+
+/* ---- phase 1: rows to tiles ---------------------------------------------------------------------------- */
+
+struct tiles {
+    uint8_t *q8;
+    float *f32;
+};
+
+/* Where row `row`'s tile begins. A tile of T rows takes as much room as its rows do one by one, so this does
+ * not depend on the tiles before. */
+static uint8_t *tile_q8(const struct tiles *tiles, int32_t n_in, int32_t row)
+{
+    return tiles->q8 + (size_t)row * ((size_t)n_in / 32 * TILE_BLOCK_BYTES);
+}
+
+static float *tile_f32(const struct tiles *tiles, int32_t n_in, int32_t row)
+{
+    return tiles->f32 + (size_t)row * (size_t)n_in;
+}
+
+static void lay_out_rows(const struct linear_job *job, const struct tiles *tiles, int32_t begin, int32_t end,
+                         float *normed)
+{
+    const struct linear_args *a = job->a;
+    const struct cpu_isa *isa = job->cpu->isa;
+    const int32_t n_in = a->w->n_in;
+    for (int32_t row = begin, n_tile; row < end; row += n_tile) {
+        n_tile = tile_size(isa, end - row);
+        for (int32_t t = 0; t < n_tile; t++) {
+            const float *x = (const float *)a->x + (row + t) * a->x_stride;
+            if (a->norm.kind != NORM_NONE) {
+                isa->norm_row(&a->norm, x, normed, n_in);
+                x = normed;
+            }
+            if (a->w->needs_quantized) isa->quantize_row(x, n_in, tile_q8(tiles, n_in, row), n_tile, t);
+            if (!a->w->needs_float) continue;
+            float *out = tile_f32(tiles, n_in, row) + t;
+            for (int32_t k = 0; k < n_in; k++) out[(size_t)k * (size_t)n_tile] = x[k];
+        }
+    }
+}
+
+/* ---- phase 2: panels ----------------------------------------------------------------------------------- */
+
+/* What a panel of one part needs to be multiplied. */
+struct panel_job {
+    const struct linear_job *job;
+    const struct weight_part *part;
+    enum panel_kind kind;
+    const struct tiles *tiles;
+    uint8_t *unpacked; /* room for one panel */
+};
+
+static void multiply(const struct panel_job *p, const uint8_t *panel, int32_t row, int32_t n_tile, float *out)
+{
+    const int32_t n_in = p->job->a->w->n_in;
+    const void *x = p->kind <= PANEL_BF16 ? (const void *)tile_f32(p->tiles, n_in, row)
+                                          : (const void *)tile_q8(p->tiles, n_in, row);
+    p->job->cpu->isa->gemm[p->kind][n_tile](panel, n_in, x, out);
+}
+
+/* The bytes a product reads: the panel itself, or its unpacked form. */
+static const uint8_t *panel_at(const struct panel_job *p, int32_t i, uint8_t *room)
+{
+    const uint8_t *panel = p->part->panels + (size_t)i * p->part->panel_bytes;
+    if (!pack_is_unpacked(p->kind)) return panel;
+    unpack_panel(p->part->dtype, panel, p->job->a->w->n_in, p->job->cpu->isa->panel_rows, room);
+    return room;
+}
+
+/* Panel i of the part (gated: and the same panel of the up part, whose job is `up`) times rows begin .. end.
+ */
+static void run_panel(const struct panel_job *p, const struct panel_job *up, int32_t i, int32_t begin,
+                      int32_t end)
+{
+    const struct linear_args *a = p->job->a;
+    const int32_t rows = p->job->cpu->isa->panel_rows, first = i * rows;
+    const int32_t left = p->part->n_out - first, column = p->part->first_out + first;
+    const uint8_t *panel = panel_at(p, i, p->unpacked), *up_panel = up ? panel_at(up, i, up->unpacked) : NULL;
+    float v[TILE_ROWS * PANEL_ROWS], u[TILE_ROWS * PANEL_ROWS];
+    struct tile_store to = {
+        .epilogue = a->epilogue,
+        .act = a->act,
+        .bias = a->bias ? a->bias + column : NULL,
+        .up_bias = a->bias && up ? a->bias + up->part->first_out + first : NULL,
+        .y_stride = a->y_stride,
+        .n_cols = left < rows ? left : rows,
+    };
+    for (int32_t row = begin, n_tile; row < end; row += n_tile) {
+        n_tile = tile_size(p->job->cpu->isa, end - row);
+        multiply(p, panel, row, n_tile, v);
+        if (up) multiply(up, up_panel, row, n_tile, u);
+        to.y = (float *)a->y + row * a->y_stride + column;
+        p->job->cpu->isa->store_tile(&to, n_tile, v, u);
+    }
+}
+
+/* Panels of the part whose first byte, counting from the weight's, lies in [from, to): a cut of all panels
+ * by bytes, for parts may be stored in different types. */
+static void cut_by_bytes(const struct weight_part *part, size_t base, size_t from, size_t to, int32_t *begin,
+                         int32_t *end)
+{
+    const size_t size = part->panel_bytes, n = (size_t)part->n_panels;
+    size_t b = from <= base ? 0 : (from - base + size - 1) / size,
+           e = to <= base ? 0 : (to - base + size - 1) / size;
+    *begin = (int32_t)(b < n ? b : n);
+    *end = (int32_t)(e < n ? e : n);
+}
+
+static void run_panels(const struct linear_job *job, const struct tiles *tiles, int32_t member,
+                       int32_t n_members)
+{
+    const struct linear_args *a = job->a;
+    const struct weight *w = a->w;
+    const int gated = a->epilogue == LINEAR_GATED;
+    uint8_t *room = cpu_member_scratch(job->cpu, job->cpu->scratch.member_panel, member);
+    const int32_t largest = job->cpu->isa->tile_sizes[0];
+    int32_t chunk = CHUNK_BYTES / (w->n_in + w->n_in / 2) / largest * largest;
+    if (chunk < largest) chunk = largest;
+    struct panel_job up = {job, &w->part[1], pack_kind(w->part[1].dtype), tiles,
+                           room + unpack_panel_bytes(w->n_in, job->cpu->isa->panel_rows)};
+    /* Gated parts are of one shape, not of one type: a panel of each is a unit, and units are alike. */
+    const int32_t n_parts = gated ? 1 : w->n_parts;
+    const size_t total = gated ? (size_t)w->part[0].n_panels * w->part[0].panel_bytes : w->bytes;
+    const size_t from = total * (size_t)member / (size_t)n_members;
+    const size_t to = total * ((size_t)member + 1) / (size_t)n_members;
+    for (int32_t row = 0; row < a->n_rows; row += chunk) {
+        const int32_t end_row = a->n_rows - row < chunk ? a->n_rows : row + chunk;
+        size_t base = 0;
+        for (int32_t i = 0; i < n_parts; i++) {
+            const struct weight_part *part = &w->part[i];
+            const struct panel_job p = {job, part, pack_kind(part->dtype), tiles, room};
+            int32_t begin, end;
+            cut_by_bytes(part, base, from, to, &begin, &end);
+            for (int32_t j = begin; j < end; j++) run_panel(&p, gated ? &up : NULL, j, row, end_row);
+            base += (size_t)part->n_panels * part->panel_bytes;
+        }
+    }
+}
+
+static void linear_member(void *arg, int32_t member, int32_t n_members)
+{
+    const struct linear_job *job = arg;
+    const struct cpu_backend *cpu = job->cpu;
+    const struct cpu_scratch *s = &cpu->scratch;
+    float *normed = cpu_member_scratch(cpu, s->member_row, member);
+    if (job->alone) {
+        const struct tiles tiles = {cpu_member_scratch(cpu, s->member_q8, member),
+                                    cpu_member_scratch(cpu, s->member_f32, member)};
+        lay_out_rows(job, &tiles, 0, job->a->n_rows, normed);
+        run_panels(job, &tiles, member, n_members);
+        return;
+    }
+    const struct tiles tiles = {s->tiles_q8, s->tiles_f32};
+    int64_t begin, end; /* in whole tiles, so that all threads agree where tiles begin */
+    pool_part(job->a->n_rows, cpu->isa->tile_sizes[0], member, n_members, &begin, &end);
+    lay_out_rows(job, &tiles, (int32_t)begin, (int32_t)end, normed);
+    pool_barrier(cpu->pool);
+    run_panels(job, &tiles, member, n_members);
+}
+
+llm_status cpu_linear(struct backend *be, const struct linear_args *a)
+{
+    struct linear_job job = {cpu_of(be), a, 0};
+    job.alone = a->n_rows <= TILE_ROWS && (int64_t)a->n_rows * a->w->n_in <= LINEAR_ALONE_ELEMS;
+    pool_run(job.cpu->pool, linear_member, &job);
+    return LLM_OK;
+}
