@@ -68,16 +68,15 @@ static const json_t *get(const struct keys *k, const char *key)
 
 static void fail_key(struct keys *k, const char *key, const json_t *value, const char *must_be)
 {
-    struct quoted q;
     if (k->status != LLM_OK) return;
     if (!value) {
         k->status =
             llm_fail(k->err, LLM_EFORMAT, "\"%s%s\" is missing; it must be %s", k->prefix, key, must_be);
         return;
     }
-    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
-    k->status = llm_fail(k->err, LLM_EFORMAT, "\"%s%s\" is %s; it must be %s", k->prefix, key,
-                         quote_text(&q, text ? text : "?"), must_be);
+    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_COMPACT);
+    k->status = llm_fail(k->err, LLM_EFORMAT, "\"%s%s\" is %.90s; it must be %s", k->prefix, key,
+                         text ? text : "?", must_be);
     free(text);
 }
 
@@ -218,8 +217,10 @@ static void read_scaling(struct keys *k, int32_t max_position, struct rope_confi
 static void read_rope(struct keys *top, struct model_config *c)
 {
     struct rope_config *rope = &c->rope;
-    const char *name = json_object_size(get(top, "rope_scaling")) > 0 ? "rope_scaling" : "rope_parameters";
-    const json_t *object = get(top, name), *value;
+    const json_t *old = get(top, "rope_scaling"), *value;
+    int is_old = old && !(json_is_object(old) && json_object_size(old) == 0);
+    const char *name = is_old ? "rope_scaling" : "rope_parameters";
+    const json_t *object = get(top, name);
     const char *key;
     char prefix[32];
     snprintf(prefix, sizeof prefix, "%s.", name);
