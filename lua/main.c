@@ -103,7 +103,7 @@ static int parse(lua_State *L, int argc, char **argv, struct command *out)
 /* arg[0] is the script, arg[1] … its arguments, arg[-1] … what came before it, as in lua. */
 static void set_arg(lua_State *L, int argc, char **argv, int script)
 {
-    int zero = script < argc ? script : argc - 1;
+    int zero = script < argc ? script : 0;
     lua_createtable(L, argc - zero, zero + 1);
     for (int i = 0; i < argc; i++) {
         lua_pushstring(L, argv[i]);

@@ -52,7 +52,9 @@ local function quantile(list, q)
   return sorted[low] + (sorted[high] - sorted[low]) * (at - low)
 end
 
-local function generate(prompts, params) return llm.try(engine.generate, engine, prompts, params, { progress = false }) end
+local function generate(prompts, params)
+  return llm.try(engine.generate, engine, prompts, params, { progress = false })
+end
 
 -- Runs f once to warm up and --reps times; f returns tok/s and GB/s. Returns the figures of a result.
 local function repeated(f)

@@ -13,7 +13,7 @@ local object_meta = { __jsontype = "object" }
 -- Marks a table as an array, so that an empty one prints as [].
 function M.array(t) return setmetatable(t or {}, array_meta) end
 
--- Marks a table as an object (numeric keys become strings). order: list of keys that come first.
+-- Marks a table as an object; its keys are strings. order: list of keys that come first.
 function M.object(t, order)
   return setmetatable(t or {}, order and { __jsontype = "object", __jsonorder = order } or object_meta)
 end

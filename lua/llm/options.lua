@@ -94,7 +94,7 @@ local function take(argv, i, index, names, put)
   if not attached then
     i = i + 1
     attached = argv[i]
-    if not attached then return nil, ("%s needs a value: %s"):format(label, values.types[entry.type].what) end
+    if not attached then return nil, ("%s needs a value: %s"):format(label, values.wanted(entry)) end
   end
   for _, place in ipairs(found) do
     local value, message = values.parse(place.entry, attached, label)

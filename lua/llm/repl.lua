@@ -14,17 +14,18 @@ local function incomplete(message) return message and message:find("'?<eof>'?$")
 -- A function for the text, as an expression if it can be one; or nil, message, incomplete.
 local function compile(text)
   local body = text:gsub("^%s*=", "")
-  local expression = loadstring("return " .. body, CHUNK)
+  local expression, why_not = loadstring("return " .. body, CHUNK)
   if expression then return expression end
   local chunk, message = loadstring(text, CHUNK)
   if chunk then return chunk end
-  return nil, message, incomplete(message)
+  return nil, message, incomplete(message) or incomplete(why_not)
 end
 
 local function traceback(failure)
   if type(failure) == "table" and failure.exit_code then return failure end
   local text = debug.traceback(tostring(failure), 2)
-  return (text:gsub("\n%s*%[C%]: in function 'xpcall'.*$", ""))
+  text = text:gsub("\n%s*%[C%]: in function 'xpcall'.*$", "")
+  return (text:gsub("\n%s*%[builtin#%d+%]: at 0x%x+", "")) -- a tail call of a library function has no name
 end
 
 local function show(ok, ...)

@@ -23,20 +23,20 @@ local function parse_bytes(text)
   end)
 end
 
--- As vLLM: "32k" is 32000, "32K" is 32768, "4096".
-local function parse_count(text)
-  return scaled(text, function(unit)
-    if unit == "" then return 1 end
-    if #unit > 1 then return nil end
-    return unit:lower() == unit and decimal[unit] or binary[unit:lower()]
-  end)
-end
-
 local function is_whole(v) return type(v) == "number" and v == math.floor(v) and math.abs(v) <= 2 ^ 53 end
 
 local function parse_whole(text)
   local v = text:match("^%s*[+-]?%d+%s*$") and tonumber(text)
   return is_whole(v) and v or nil
+end
+
+-- As vLLM: "32k" is 32000, "32K" is 32768, "4096"; -1 where that means no limit.
+local function parse_count(text)
+  return parse_whole(text) or scaled(text, function(unit)
+    if unit == "" then return 1 end
+    if #unit > 1 then return nil end
+    return unit:lower() == unit and decimal[unit] or binary[unit:lower()]
+  end)
 end
 
 local function parse_wholes(text)
@@ -89,11 +89,11 @@ M.types = {
             is = is_whole, lenient = true },
   bytes = { what = "a size such as 24MiB, 2GiB or a number of bytes", shown = "SIZE", parse = parse_bytes,
             is = is_whole, lenient = true },
-  integers = { what = "a list of whole numbers such as 1,2,3", shown = "N,N,…", parse = parse_wholes,
+  integers = { what = "a list of whole numbers such as 1,2,3", shown = "N,N,...", parse = parse_wholes,
                is = list_of(is_whole) },
   strings = { what = "a string or a list of strings", shown = "TEXT", parse = function(s) return s end,
               is = function(v) return is_string(v) or list_of(is_string)(v) end },
-  bias = { what = "a map from token id to bias, such as 50256:-100,11:2.5", shown = "ID:X,…", parse = parse_bias,
+  bias = { what = "a map from token id to bias, such as 50256:-100,11:2.5", shown = "ID:X,...", parse = parse_bias,
            is = function(v) return type(v) == "table" end },
 }
 
@@ -101,6 +101,11 @@ local function join(choices)
   local quoted = {}
   for i, choice in ipairs(choices) do quoted[i] = "'" .. choice .. "'" end
   return table.concat(quoted, ", ")
+end
+
+-- What a value of entry must be, in words.
+function M.wanted(entry)
+  return entry.choices and "one of " .. join(entry.choices) or M.types[entry.type].what
 end
 
 -- Is value allowed by entry's choices and range? true, or nil and what it must be.

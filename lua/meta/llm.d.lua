@@ -1,0 +1,352 @@
+---@meta llm
+-- Types of require "llm", for editors (Lua Language Server). Every exported name is here: a test compares.
+
+---@class llm
+---@field json llm.json
+---@field table llm.table
+local llm = {}
+
+---Options of llm.engine: vLLM's names. Sizes also as text: "2GiB", "32k".
+---@class llm.EngineOptions
+---@field model string GGUF file or Hugging Face directory
+---@field tokenizer? string path to take the tokenizer from
+---@field skip_tokenizer_init? boolean token ids in, token ids out
+---@field load_format? "auto"|"gguf"|"safetensors"|"dummy"
+---@field dtype? "auto"|"float32"|"float16"|"bfloat16" type of weights that are not quantized
+---@field kv_cache_dtype? "auto"|"float32"|"float16"|"bfloat16"
+---@field seed? integer of requests that bring none, and of dummy weights
+---@field max_model_len? integer|string tokens, prompt and output
+---@field max_num_seqs? integer sequences in one step
+---@field max_num_batched_tokens? integer|string token budget of one step
+---@field block_size? integer tokens in a KV page
+---@field kv_cache_memory? integer|string bytes
+---@field enable_prefix_caching? boolean
+---@field enable_chunked_prefill? boolean
+---@field scheduling_policy? "fcfs"|"priority"
+---@field max_num_queued_reqs? integer
+---@field max_logprobs? integer most that a request may ask for; -1: the vocabulary
+---@field threads? integer
+---@field cpu_isa? "ref"|"avx2"|"avx512"
+---@field tensor_parallel_size? 1
+---@field pipeline_parallel_size? 1
+---@field quantization? "auto"
+
+---vLLM's SamplingParams.
+---@class llm.SamplingParams
+---@field n? integer sequences sampled from one prompt (1)
+---@field temperature? number 0: greedy (1)
+---@field top_p? number (0, 1] (1)
+---@field top_k? integer 0 or -1: off (0)
+---@field min_p? number [0, 1] (0)
+---@field presence_penalty? number [-2, 2] (0)
+---@field frequency_penalty? number [-2, 2] (0)
+---@field repetition_penalty? number > 0 (1)
+---@field seed? integer
+---@field max_tokens? integer -1: up to max_model_len (16)
+---@field min_tokens? integer (0)
+---@field stop? string|string[]
+---@field stop_token_ids? integer[]
+---@field ignore_eos? boolean (false)
+---@field include_stop_str_in_output? boolean (false)
+---@field skip_special_tokens? boolean (true)
+---@field detokenize? boolean (true)
+---@field logprobs? integer alternatives a token; 0: the sampled one's only; -1: the vocabulary
+---@field prompt_logprobs? integer the same for the prompt
+---@field logit_bias? table<integer, number>
+---@field allowed_token_ids? integer[]
+---@field bad_words? string[]
+---@field truncate_prompt_tokens? integer keep the last k tokens of the prompt
+
+---@class llm.RequestOptions
+---@field progress? boolean false: no progress bar; true: even if stderr is no terminal
+---@field add_special_tokens? boolean what the tokenizer adds to a text prompt (true)
+---@field truncate_prompt_tokens? integer
+---@field priority? integer lower runs sooner, under the priority policy
+---@field cache_salt? string prefixes are shared only among equal salts
+
+---@alias llm.Prompt string|integer[]|{prompt: string}|{prompt_token_ids: integer[]}
+
+---@class llm.Logprob
+---@field logprob number
+---@field rank integer 1: the likeliest token
+---@field decoded_token? string
+
+---@class llm.Sequence
+---@field index integer from 0
+---@field text string
+---@field token_ids integer[]
+---@field finish_reason "stop"|"length"|"abort"|"error"
+---@field stop_reason? integer|string the stop token or string; nil: end of sequence, or not stopped
+---@field logprobs? table<integer, llm.Logprob>[] a map from token id for each token
+---@field cumulative_logprob? number if logprobs were asked for
+
+---Times in seconds of the clock of llm.now.
+---@class llm.Metrics
+---@field arrival_time number
+---@field scheduled_time? number
+---@field first_token_time? number
+---@field finished_time? number
+---@field queue_time? number seconds
+---@field time_to_first_token? number seconds
+---@field e2e_latency? number seconds
+---@field num_preemptions integer
+
+---@class llm.Output
+---@field prompt? string nil for a prompt of token ids
+---@field prompt_token_ids integer[]
+---@field prompt_logprobs? (table<integer, llm.Logprob>|false)[] the first is false: nothing predicts it
+---@field outputs llm.Sequence[]
+---@field metrics llm.Metrics
+---@field num_cached_tokens integer of the prompt, found in the prefix cache
+
+---@class llm.Delta
+---@field text string whole UTF-8 characters
+---@field token_ids integer[]
+---@field index integer of the sequence, from 0
+---@field logprobs? table<integer, llm.Logprob>[]
+---@field finish_reason? "stop"|"length"|"abort"
+---@field stop_reason? integer|string
+
+---@class llm.Engine
+local Engine = {}
+
+---@param prompts llm.Prompt|llm.Prompt[]
+---@param params? llm.SamplingParams|llm.SamplingParams[] nil: the model's defaults
+---@param options? llm.RequestOptions
+---@return llm.Output[] # in the order of the prompts
+function Engine:generate(prompts, params, options) end
+
+---@param prompt llm.Prompt
+---@param params? llm.SamplingParams
+---@param options? llm.RequestOptions
+---@return llm.Stream # an iterator of llm.Delta
+function Engine:stream(prompt, params, options) end
+
+---@param text string
+---@param options? {add_special_tokens?: boolean, parse_special?: boolean}
+---@return integer[]
+function Engine:tokenize(text, options) end
+
+---@param ids integer[]
+---@param options? {skip_special_tokens?: boolean}
+---@return string
+function Engine:detokenize(ids, options) end
+
+---@return llm.Tokenizer? # nil if the model has none
+function Engine:tokenizer() end
+
+---@class llm.Info
+---@field path string
+---@field architecture string
+---@field vocab_size integer
+---@field hidden_size integer
+---@field n_layers integer
+---@field n_heads integer
+---@field n_kv_heads integer
+---@field head_dim integer
+---@field max_model_len integer tokens
+---@field block_size integer tokens in a KV page
+---@field n_blocks integer
+---@field weight_bytes integer read from memory by a decode step
+---@field kv_bytes_per_token integer
+---@field backend string
+---@field isa? string
+---@field threads integer
+---@return llm.Info
+function Engine:info() end
+
+---@class llm.Stats
+---@field n_running integer
+---@field n_waiting integer
+---@field n_blocks integer
+---@field n_blocks_used integer
+---@field n_blocks_peak integer
+---@field kv_waste_peak number share of slots in used pages that held no token, at the fullest step
+---@field n_steps integer
+---@field n_prompt_tokens integer
+---@field n_output_tokens integer
+---@field n_preemptions integer
+---@field n_prefix_queries integer tokens
+---@field n_prefix_hits integer tokens
+---@field n_finished integer
+---@field busy_seconds number
+---@return llm.Stats
+function Engine:stats() end
+
+---The sampling parameters that the model's authors recommend.
+---@return llm.SamplingParams
+function Engine:default_params() end
+
+---Waits for something to happen to any request of this script.
+---@param seconds? number at most so long (0.05)
+---@return boolean # whether something did
+function Engine:wait(seconds) end
+
+---Forgets all cached prefixes.
+function Engine:reset_prefix_cache() end
+
+---Cancels what runs and frees the model. Harmless twice.
+function Engine:close() end
+
+---@class llm.Stream
+---@field done boolean? true: there will be no more deltas
+---@operator call: llm.Delta?
+local Stream = {}
+
+---The next delta, waiting for it; nil at the end.
+---@return llm.Delta?
+function Stream:next() end
+
+---The next delta if it is already there.
+---@return llm.Delta?
+function Stream:poll() end
+
+---@return {prompt_token_ids: integer[], num_cached_tokens: integer, metrics: llm.Metrics}
+function Stream:info() end
+
+---Cancels the request if it still runs.
+function Stream:close() end
+
+---@class llm.Tokenizer
+---@field path string
+local Tokenizer = {}
+
+---@param text string
+---@param options? {add_special_tokens?: boolean, parse_special?: boolean}
+---@return integer[]
+function Tokenizer:encode(text, options) end
+
+---@param ids integer[]
+---@param options? {skip_special_tokens?: boolean}
+---@return string
+function Tokenizer:decode(ids, options) end
+
+---The token that the tokenizer puts first by itself.
+---@return integer?
+function Tokenizer:bos() end
+
+function Tokenizer:close() end
+
+---Opens a model. Raises if it cannot.
+---@param options llm.EngineOptions
+---@return llm.Engine
+function llm.engine(options) end
+
+---Opens a tokenizer without the weights. Raises if it cannot.
+---@param path string GGUF file, model directory, tokenizer.json or tokenizer.model
+---@return llm.Tokenizer
+function llm.tokenizer(path) end
+
+---@class llm.OptionEntry
+---@field name string
+---@field type "string"|"path"|"boolean"|"integer"|"number"|"count"|"bytes"|"integers"|"strings"|"bias"
+---@field help? string
+---@field initial? any the value if it is not given
+---@field default? string what --help says the default is
+---@field choices? string[]
+---@field min? number
+---@field max? number
+---@field alias? string[]
+---@field many? boolean repeatable: a list
+---@field collect? string repeatable: {name, value} goes into this list
+---@field shown? string placeholder in --help
+---@field required? boolean of a positional argument
+
+---@class llm.OptionSpec
+---@field [integer] llm.OptionEntry
+---@field summary? string
+---@field positional? llm.OptionEntry[]
+---@field sampling? boolean true: sampling parameters too, in opts.sampling
+---@field engine? boolean false: no engine options
+
+---Parses a command line. --help and mistakes end the script.
+---@param argv string[] arg
+---@param spec? llm.OptionSpec
+---@return table<string, any>
+function llm.options(argv, spec) end
+
+---Ends the script.
+---@param code? integer exit code (0)
+---@param message? string to stderr
+function llm.exit(code, message) end
+
+---f(...), or the end of the script with the message alone and exit code 1.
+---@generic T
+---@param f fun(...): T
+---@return T
+function llm.try(f, ...) end
+
+---@return string # "0.1.0"
+function llm.version() end
+
+---@return number # seconds of a clock that only goes forward
+function llm.now() end
+
+---@param seconds number
+function llm.sleep(seconds) end
+
+---@class llm.Progress
+---@field update fun(self: llm.Progress, done: number, note?: string|fun(): string)
+---@field finish fun(self: llm.Progress, done?: number, note?: string|fun(): string)
+
+---A progress bar on stderr, if that is a terminal.
+---@param label string
+---@param total number
+---@param enabled? boolean
+---@return llm.Progress
+function llm.progress(label, total, enabled) end
+
+---@param threads? integer
+---@return number # bytes a second read from memory
+function llm.bandwidth(threads) end
+
+---@return number? # most bytes this process ever had resident
+function llm.peak_memory() end
+
+---@param name? "stdin"|"stdout"|"stderr"
+---@return boolean
+function llm.isatty(name) end
+
+---@class llm.json
+---@field null any JSON's null
+local json = {}
+
+---Marks a table as an array: an empty one prints as [].
+---@param t? table
+---@return table
+function json.array(t) end
+
+---Marks a table as an object (keys are strings); order: keys that come first.
+---@param t? table
+---@param order? string[]
+---@return table
+function json.object(t, order) end
+
+---s with U+FFFD for bytes that are not UTF-8.
+---@param s string
+---@return string
+function json.utf8(s) end
+
+---@param value any
+---@param options? {indent?: boolean, keyorder?: string[]}
+---@return string? text, string? message
+function json.encode(value, options) end
+
+---@param text string
+---@param options? {null?: any}
+---@return any value, string? message
+function json.decode(text, options) end
+
+---@class llm.table
+local text_table = {}
+
+---@param value any
+---@return string # Lua source that reads like the value
+function text_table.pretty(value) end
+
+---@param header string[]
+---@param rows (string|number)[][]
+---@return string
+function text_table.columns(header, rows) end
+
+return llm
