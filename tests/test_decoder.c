@@ -5,9 +5,13 @@
 #define _GNU_SOURCE
 #include "golden_run.h"
 
+#include "base/mem.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <unistd.h>
+
+#define GOLDEN TESTS_DIR "/golden/models/"
 
 static const char *const models[] = {"llama",        "llama-mha-tied", "llama-bias", "llama3",
                                      "llama-linear", "llama-dynamic",  "llama-yarn", "mistral",
@@ -30,7 +34,7 @@ static struct golden read_golden(const char *model)
 {
     char path[512];
     struct golden g;
-    snprintf(path, sizeof path, "%s/golden/models/%s/logits.bin", TESTS_DIR, model);
+    snprintf(path, sizeof path, GOLDEN "%s/logits.bin", model);
     FILE *f = fopen(path, "rb");
     assert_non_null(f);
     assert_int_equal(fread(&g.n_tokens, 4, 1, f), 1);
@@ -129,7 +133,7 @@ static void test_golden(void **state)
     char dir[512];
     struct run r;
     struct golden g = read_golden(tc->model);
-    snprintf(dir, sizeof dir, "%s/golden/models/%s", TESTS_DIR, tc->model);
+    snprintf(dir, sizeof dir, GOLDEN "%s", tc->model);
     open_model(&r, be, dir, g.n_tokens);
     float *whole = malloc(sizeof *whole * (size_t)(g.n_tokens * g.vocab)),
           *last = malloc(sizeof *last * (size_t)g.vocab);
@@ -168,7 +172,7 @@ static void make_old_directory(const char *model, char dir[64])
     assert_non_null(mkdtemp(dir));
     for (size_t i = 0; i < 2; i++) {
         char from[512], to[128];
-        snprintf(from, sizeof from, "%s/golden/models/%s/%s", TESTS_DIR, model, files[i][0]);
+        snprintf(from, sizeof from, GOLDEN "%s/%s", model, files[i][0]);
         snprintf(to, sizeof to, "%s/%s", dir, files[i][1]);
         assert_int_equal(symlink(from, to), 0);
     }
@@ -217,21 +221,49 @@ static void test_old_config_names(void **state)
 static void test_gguf(void **state)
 {
     (void)state;
-    check_whole(TESTS_DIR "/golden/models/llama3/model.gguf", "llama3");
-    check_whole(TESTS_DIR "/golden/models/qwen2/model.gguf", "qwen2");
+    check_whole(GOLDEN "llama3/model.gguf", "llama3");
+    check_whole(GOLDEN "qwen2/model.gguf", "qwen2");
+}
+
+/* Logits may be asked for in any order, in slices and again; a step allocates nothing. */
+static void test_slices(void **state)
+{
+    enum { N = 20, SLICE = 3 };
+    (void)state;
+    struct run r;
+    struct llm_error err;
+    struct backend *be = run_backend(NULL, 2);
+    struct golden g = read_golden("qwen3");
+    open_model(&r, be, GOLDEN "qwen3", g.n_tokens);
+    float *whole = malloc(sizeof *whole * (size_t)(N * g.vocab)),
+          *slice = malloc(sizeof *slice * (size_t)(SLICE * g.vocab));
+    struct piece piece = {0, 0, N, g.ids};
+    run_batch(&r, 1, &piece, 0, whole);
+    uint64_t n_allocations = mem_count();
+    run_batch(&r, 1, &piece, 0, whole);
+    for (int32_t first = N - SLICE; first >= 0; first -= 2) {
+        int32_t rows[SLICE] = {first + 2, first, first + 1};
+        assert_int_equal(decoder_logits(r.decoder, rows, SLICE, slice, &err), LLM_OK);
+        for (int32_t i = 0; i < SLICE; i++)
+            assert_same_row(&g, whole, slice + i * g.vocab, rows[i], "and asked for in slices");
+    }
+    assert_true(mem_count() == n_allocations);
+    run_close(&r);
+    be->close(be);
+    free(slice);
+    free(whole);
+    free_golden(&g);
 }
 
 static void test_limits(void **state)
 {
     (void)state;
-    char dir[512];
     struct run r;
     struct llm_error err;
     struct decoder *d;
     struct backend *be = run_backend("ref", 1);
     struct golden g = read_golden("llama");
-    snprintf(dir, sizeof dir, "%s/golden/models/llama", TESTS_DIR);
-    open_model(&r, be, dir, g.n_tokens);
+    open_model(&r, be, GOLDEN "llama", g.n_tokens);
     struct decoder_options too_long = {8, 1, 257}, none = {0, 1, 64};
     assert_int_equal(decoder_open(r.model, &too_long, &d, &err), LLM_EINVAL);
     assert_string_equal(err.message, "max_model_len is 257, but the model has positions for 256 tokens");
@@ -250,7 +282,7 @@ static void test_limits(void **state)
 int main(void)
 {
     static struct test_case cases[N_MODELS * N_ISAS];
-    static struct CMUnitTest tests[N_MODELS * N_ISAS + 3];
+    static struct CMUnitTest tests[N_MODELS * N_ISAS + 4];
     size_t n = 0;
     for (size_t m = 0; m < N_MODELS; m++)
         for (size_t i = 0; i < N_ISAS; i++, n++) {
@@ -260,6 +292,7 @@ int main(void)
         }
     tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_old_config_names);
     tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_gguf);
+    tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_slices);
     tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_limits);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
