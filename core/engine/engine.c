@@ -21,13 +21,37 @@ static struct output *output_of(struct sequence *q)
     return (struct output *)q; /* its first member */
 }
 
+/* ---- counting -------------------------------------------------------------------------------------------
+ */
+
+static void count(struct llm_engine *e)
+{
+    struct engine_counters *c = &e->counters;
+    const struct scheduler *s = &e->scheduler;
+#define SET(field, value) atomic_store_explicit(&c->field, value, memory_order_relaxed)
+    SET(n_running, s->n_running);
+    SET(n_waiting, s->waiting.count);
+    SET(n_used, e->kv.n_used);
+    SET(n_peak, s->n_used_peak);
+    SET(waste, s->waste_peak);
+    SET(n_preemptions, s->n_preemptions);
+    SET(n_prefix_queries, s->n_prefix_queries);
+    SET(n_prefix_hits, s->n_prefix_hits);
+    SET(n_steps, e->n_steps);
+    SET(n_prompt_tokens, e->n_prompt_tokens);
+    SET(n_output_tokens, e->n_output_tokens);
+    SET(busy_ns, e->busy_ns);
+#undef SET
+}
+
 /* ---- publishing ---------------------------------------------------------------------------------------- */
 
-/* Steps 8 and 9 of 10: tells the client how far an output is. With NEWS_FINAL it may be gone afterwards. */
-static void publish(struct output *o, uint64_t flags)
+/* Tells the client how far an output is. If it is finished, it may be gone on return. */
+static void publish(struct output *o)
 {
-    struct mailbox *reply = o->request->reply; /* before the request may be gone */
-    uint64_t news = news_pack(o->sequence.n_output, o->text_end) | NEWS_PENDING | flags;
+    struct mailbox *reply = o->request->reply;
+    uint64_t news = news_pack(o->sequence.n_output, o->text_end) | NEWS_PENDING;
+    if (o->finish != LLM_FINISH_NONE) news |= NEWS_FINAL;
     uint64_t before = atomic_exchange_explicit(&o->news, news, memory_order_acq_rel);
     if (!(before & NEWS_PENDING)) mailbox_post(reply, &o->mail);
 }
@@ -39,34 +63,36 @@ static void left_queue(struct llm_engine *e, struct llm_request *r)
     atomic_fetch_sub_explicit(&e->n_queued, 1, memory_order_relaxed);
 }
 
-static void finish(struct llm_engine *e, struct output *o, enum llm_finish_reason reason)
+/* Ends an output: its pages are free. It must then be published, after which it may be gone. */
+static void settle(struct llm_engine *e, struct output *o, enum llm_finish_reason reason)
 {
     struct llm_request *r = o->request;
     scheduler_finish(&e->scheduler, &o->sequence);
     o->finish = reason;
-    atomic_fetch_add_explicit(&r->n_preemptions, o->sequence.n_preemptions, memory_order_relaxed);
     if (!o->stopped_by_string) o->text_end = NEWS_ALL_TEXT; /* what was held back is text after all */
-    if (--r->n_live == 0) {
-        left_queue(e, r);
-        atomic_store_explicit(&r->t_finished, clock_ns(), memory_order_relaxed);
-        if (r->previous)
-            r->previous->next = r->next;
-        else
-            e->requests = r->next;
-        if (r->next) r->next->previous = r->previous;
-        atomic_fetch_add_explicit(&e->counters.n_finished, 1, memory_order_relaxed);
-    }
-    publish(o, NEWS_FINAL);
+    atomic_fetch_add_explicit(&r->n_preemptions, o->sequence.n_preemptions, memory_order_relaxed);
+    if (--r->n_live > 0) return;
+    left_queue(e, r);
+    atomic_store_explicit(&r->t_finished, clock_ns(), memory_order_relaxed);
+    if (r->previous)
+        r->previous->next = r->next;
+    else
+        e->requests = r->next;
+    if (r->next) r->next->previous = r->previous;
+    atomic_fetch_add_explicit(&e->counters.n_finished, 1, memory_order_relaxed);
 }
 
 static void finish_request(struct llm_engine *e, struct llm_request *r, enum llm_finish_reason reason)
 {
-    int32_t live = r->n_live; /* r may be gone once the last is finished */
-    for (int32_t i = 0; live > 0; i++)
-        if (r->outputs[i].finish == LLM_FINISH_NONE) {
-            live--;
-            finish(e, &r->outputs[i], reason);
-        }
+    int32_t live = r->n_live; /* r may be gone once the last of them is published */
+    for (int32_t i = 0; i < r->n; i++)
+        if (r->outputs[i].finish == LLM_FINISH_NONE) settle(e, &r->outputs[i], reason);
+    count(e);
+    for (int32_t i = 0; live > 0; i++) {
+        if (atomic_load_explicit(&r->outputs[i].news, memory_order_relaxed) & NEWS_FINAL) continue;
+        live--;
+        publish(&r->outputs[i]);
+    }
 }
 
 static void finish_all(struct llm_engine *e, enum llm_finish_reason reason)
@@ -142,46 +168,37 @@ static llm_status forward(struct llm_engine *e, const struct batch *batch, struc
     return e->model.forward(e->model.self, batch, err);
 }
 
-/* Steps 8 and 9 of 10: ends what has come to its end, tells the clients. */
-static void emit(struct llm_engine *e)
+/* The outputs that got a token from this item: all of its request if it was the first. */
+static struct output *outputs_of(const struct plan_item *item, int32_t *n)
 {
-    for (int32_t i = 0; i < e->plan->n_items; i++) {
-        const struct plan_item *item = &e->plan->items[i];
-        if (!item->last) continue;
-        struct output *o = output_of(item->sequence);
-        int first = o->sequence.index == 0 && o->sequence.n_output == 1;
-        int32_t n = first ? o->request->n : 1;
-        if (first) atomic_store_explicit(&o->request->t_first_token, clock_ns(), memory_order_relaxed);
-        e->n_output_tokens += (uint64_t)n;
-        int stream = o->request->stream;
-        for (int32_t k = 0; k < n; k++) { /* the request may be gone after its last output */
-            enum llm_finish_reason reason = output_judge(&o[k], &e->config);
-            if (reason != LLM_FINISH_NONE)
-                finish(e, &o[k], reason);
-            else if (stream)
-                publish(&o[k], 0);
-        }
-    }
+    struct output *o = output_of(item->sequence);
+    *n = o->sequence.index == 0 && o->sequence.n_output == 1 ? o->request->n : 1;
+    return o;
 }
 
-static void count(struct llm_engine *e)
+/* Steps 8 and 9 of 10: ends what has come to its end, then tells the clients, who find the pages free. */
+static void emit(struct llm_engine *e)
 {
-    struct engine_counters *c = &e->counters;
-    const struct scheduler *s = &e->scheduler;
-#define SET(field, value) atomic_store_explicit(&c->field, value, memory_order_relaxed)
-    SET(n_running, s->n_running);
-    SET(n_waiting, s->waiting.count);
-    SET(n_used, e->kv.n_used);
-    SET(n_peak, s->n_used_peak);
-    SET(waste, s->waste_peak);
-    SET(n_preemptions, s->n_preemptions);
-    SET(n_prefix_queries, s->n_prefix_queries);
-    SET(n_prefix_hits, s->n_prefix_hits);
-    SET(n_steps, e->n_steps);
-    SET(n_prompt_tokens, e->n_prompt_tokens);
-    SET(n_output_tokens, e->n_output_tokens);
-    SET(busy_ns, e->busy_ns);
-#undef SET
+    int32_t n;
+    for (int32_t i = 0; i < e->plan->n_items; i++) {
+        if (!e->plan->items[i].last) continue;
+        struct output *o = outputs_of(&e->plan->items[i], &n);
+        if (o->sequence.index == 0 && o->sequence.n_output == 1)
+            atomic_store_explicit(&o->request->t_first_token, clock_ns(), memory_order_relaxed);
+        e->n_output_tokens += (uint64_t)n;
+        for (int32_t k = 0; k < n; k++) {
+            enum llm_finish_reason reason = output_judge(&o[k], &e->config);
+            if (reason != LLM_FINISH_NONE) settle(e, &o[k], reason);
+        }
+    }
+    count(e);
+    for (int32_t i = 0; i < e->plan->n_items; i++) {
+        if (!e->plan->items[i].last) continue;
+        struct output *o = outputs_of(&e->plan->items[i], &n);
+        int stream = o->request->stream; /* the request may be gone after its last output */
+        for (int32_t k = 0; k < n; k++)
+            if (stream || o[k].finish != LLM_FINISH_NONE) publish(&o[k]);
+    }
 }
 
 /* One step. Returns 0 if there is nothing to do. */
@@ -200,13 +217,12 @@ static int engine_step(struct llm_engine *e)
         scheduler_advance(&e->scheduler);
         status = engine_sample(e, batch, &err);
     }
+    e->n_steps++;
+    e->busy_ns += (uint64_t)(clock_ns() - e->now);
     if (status)
         fail(e, &err);
     else
         emit(e);
-    e->n_steps++;
-    e->busy_ns += (uint64_t)(clock_ns() - e->now);
-    count(e);
     return 1;
 }
 

@@ -1,0 +1,382 @@
+/* The scheduler driven by chance, without a model: a million steps and more over small worlds with random
+ * arrivals, forks, cancels, priorities and pools that are too small. The world keeps what a model would keep
+ * (which token of which tenant at which position is in which slot), and each sequence's next token is a
+ * function of what it finds through its pages. After every step the books are checked. */
+
+#include "engine/scheduler.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_LEN = 96, MAX_SEQS = 48, MAX_PAGES = 160, TOTAL_STEPS = 1000000, STEPS_A_WORLD = 2500 };
+
+struct actor {
+    struct sequence s; /* first */
+    int in_use;
+    int32_t salt, target; /* tokens of output it wants */
+    uint32_t truth;       /* hash of its tokens, kept without looking at pages */
+    int32_t n_forks;      /* still to be forked from it */
+    int64_t born, ahead;  /* step; sequences that go before it, in all its life */
+    int32_t prompt[MAX_LEN], output[MAX_LEN], pages[MAX_LEN];
+    struct block_hash hashes[MAX_LEN];
+};
+
+struct world {
+    struct kv_pool kv;
+    struct scheduler scheduler;
+    struct scheduler_options options;
+    int32_t max_len;
+    uint64_t slots[MAX_PAGES * 16]; /* tenant, position, token */
+    struct actor actors[256];
+    uint64_t arrivals;
+    int64_t step;
+    uint64_t random;
+    int32_t n_finished, n_preemptions, n_copies, n_forks;
+};
+
+static struct world w;
+static int64_t total_steps, total_finished, total_preemptions, total_copies, total_hits, total_waiting_forks;
+
+static uint32_t chance(uint32_t n)
+{
+    w.random += 0x9E3779B97F4A7C15u;
+    uint64_t x = w.random;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return (uint32_t)((x ^ (x >> 31)) >> 32) % n;
+}
+
+static uint32_t hash_step(uint32_t h, int32_t token)
+{
+    h = (h ^ (uint32_t)token) * 0x9E3779B1u;
+    return h ^ (h >> 15);
+}
+
+static uint64_t slot_value(const struct actor *a, int32_t position, int32_t token)
+{
+    return (uint64_t)(uint32_t)a->salt << 48 | (uint64_t)(uint32_t)position << 24 | (uint32_t)token;
+}
+
+/* ---- arrivals ------------------------------------------------------------------------------------------ */
+
+static struct actor *new_actor(void)
+{
+    for (int32_t i = 0; i < 256; i++)
+        if (!w.actors[i].in_use) {
+            memset(&w.actors[i], 0, offsetof(struct actor, prompt));
+            w.actors[i].in_use = 1;
+            return &w.actors[i];
+        }
+    return NULL;
+}
+
+static int live(const struct actor *a)
+{
+    return a->in_use && a->s.state != SEQUENCE_FINISHED;
+}
+
+static void count_ahead(struct actor *a)
+{
+    for (int32_t i = 0; i < 256; i++) {
+        struct actor *b = &w.actors[i];
+        if (b == a || !live(b)) continue;
+        if (sequence_before(&b->s, &a->s))
+            a->ahead++;
+        else
+            b->ahead++; /* it came later and goes before */
+    }
+}
+
+static struct actor *birth(int32_t n_prompt, uint32_t family, int32_t salt, int32_t priority, int32_t index,
+                           int32_t group)
+{
+    struct actor *a = new_actor();
+    if (!a) return NULL;
+    a->salt = salt;
+    a->born = w.step;
+    a->target = 1 + (int32_t)chance((uint32_t)(w.max_len - n_prompt));
+    a->s = (struct sequence){.prompt = a->prompt,
+                             .output = a->output,
+                             .n_prompt = n_prompt,
+                             .priority = priority,
+                             .index = index,
+                             .arrival = w.arrivals,
+                             .group = group,
+                             .compute_prompt = 0,
+                             .pages = a->pages,
+                             .hashes = a->hashes,
+                             .n_cached = -1};
+    char text[8] = {(char)('a' + salt)};
+    a->s.root = prefix_root(&w.kv.index, text, 1);
+    a->truth = (uint32_t)salt;
+    for (int32_t i = 0; i < n_prompt; i++) {
+        /* families share their beginnings, and differ after a while */
+        a->prompt[i] = (int32_t)((i < n_prompt * 3 / 4 ? family * 131 + (uint32_t)i : chance(4)) & 0xffff);
+        a->truth = hash_step(a->truth, a->prompt[i]);
+    }
+    count_ahead(a);
+    return a;
+}
+
+static void arrive(void)
+{
+    int32_t group = chance(4) ? 1 : 1 + (int32_t)chance(6);
+    int32_t n_free = 0;
+    for (int32_t i = 0; i < 256; i++) n_free += !w.actors[i].in_use;
+    if (n_free < group) return;
+    w.arrivals++;
+    int32_t n_prompt = 1 + (int32_t)chance((uint32_t)w.max_len - 1), salt = (int32_t)chance(2);
+    int32_t priority = w.options.priority ? (int32_t)chance(3) - 1 : 0;
+    struct actor *a = birth(n_prompt, chance(5), salt, priority, 0, group);
+    a->s.compute_prompt = chance(16) == 0;
+    for (int32_t k = 1; k < group; k++) {
+        struct actor *b = birth(n_prompt, 0, salt, priority, k, 1);
+        memcpy(b->prompt, a->prompt, sizeof a->prompt);
+        b->truth = a->truth;
+    }
+    a->n_forks = group - 1;
+    scheduler_add(&w.scheduler, &a->s);
+}
+
+/* ---- one step ------------------------------------------------------------------------------------------ */
+
+static void check_item(const struct plan_item *item)
+{
+    const struct sequence *q = item->sequence;
+    assert_int_equal(q->state, SEQUENCE_RUNNING);
+    assert_int_equal(item->start, q->n_computed);
+    assert_true(item->n >= 1 && item->start + item->n <= sequence_length(q));
+    assert_int_equal(item->last, item->start + item->n == sequence_length(q));
+    if (!w.options.chunked_prefill) assert_true(item->last);
+    assert_int_equal(q->n_pages, kv_pages_for(&w.kv, item->start + item->n));
+    for (int32_t p = item->start; p < item->start + item->n; p++) {
+        const struct kv_page *page = &w.kv.pages[q->pages[p / w.kv.page_size]];
+        assert_int_equal(page->refs, 1); /* nobody else reads what is written */
+        assert_false(page->named);
+    }
+}
+
+static void check_plan(const struct plan *plan)
+{
+    int32_t n_tokens = 0, n_items = 0;
+    for (int32_t i = 0; i < plan->n_items; i++) {
+        check_item(&plan->items[i]);
+        n_tokens += plan->items[i].n;
+        for (int32_t k = 0; k < i; k++)
+            assert_ptr_not_equal(plan->items[k].sequence, plan->items[i].sequence);
+    }
+    assert_int_equal(n_tokens, plan->n_tokens);
+    assert_true(n_tokens <= w.options.max_num_batched_tokens);
+    assert_true(w.scheduler.n_running <= w.options.max_num_seqs);
+    assert_true(w.scheduler.n_seats <= w.options.max_num_seqs);
+    /* every running sequence advances */
+    for (int32_t i = 0; i < 256; i++)
+        n_items += w.actors[i].in_use && w.actors[i].s.state == SEQUENCE_RUNNING;
+    assert_int_equal(n_items, w.scheduler.n_running);
+    assert_int_equal(n_items, plan->n_items);
+    /* there is progress while there is work */
+    if (w.scheduler.waiting.count > 0) assert_true(plan->n_tokens > 0);
+    /* nobody was overtaken */
+    if (plan->n_admitted > 0 && w.scheduler.waiting.first)
+        for (int32_t i = plan->n_items - plan->n_admitted; i < plan->n_items; i++)
+            assert_true(sequence_before(plan->items[i].sequence, w.scheduler.waiting.first));
+}
+
+/* What the model does. */
+static void compute(const struct plan *plan)
+{
+    int32_t size = w.kv.page_size;
+    for (int32_t i = 0; i < plan->n_copies; i++)
+        memcpy(w.slots + plan->copies[i].to * size, w.slots + plan->copies[i].from * size,
+               sizeof *w.slots * (size_t)size);
+    for (int32_t i = 0; i < plan->n_items; i++) {
+        const struct plan_item *item = &plan->items[i];
+        const struct sequence *q = item->sequence;
+        for (int32_t p = item->start; p < item->start + item->n; p++)
+            w.slots[q->pages[p / size] * size + p % size] =
+                slot_value((const struct actor *)q, p, sequence_token(q, p));
+    }
+}
+
+static void check_contents(const struct actor *a)
+{
+    uint32_t h = (uint32_t)a->salt;
+    int32_t size = w.kv.page_size;
+    for (int32_t p = 0; p < sequence_length(&a->s); p++) {
+        uint64_t v = w.slots[a->s.pages[p / size] * size + p % size];
+        assert_int_equal(v >> 24, slot_value(a, p, 0) >> 24);
+        h = hash_step(h, (int32_t)(v & 0xffffff));
+    }
+    assert_int_equal(h, a->truth);
+}
+
+static void append(struct actor *a)
+{
+    int32_t token = (int32_t)(hash_step(a->truth, a->s.index) & 7);
+    a->output[a->s.n_output++] = token;
+    a->truth = hash_step(a->truth, token);
+}
+
+static void end(struct actor *a)
+{
+    scheduler_finish(&w.scheduler, &a->s);
+    assert_int_equal(a->s.n_pages, 0);
+    w.n_finished++;
+}
+
+/* Its wait is bounded by the work of those before it: each step the first in order advances by a token, and
+ * it is never set back. Those that run with it may still finish first. */
+static void check_patience(const struct actor *a)
+{
+    int64_t bound = (a->ahead + w.options.max_num_seqs + 2) * w.max_len;
+    assert_true(w.step - a->born <= bound);
+}
+
+static void after_model(const struct plan *plan)
+{
+    for (int32_t i = 0; i < plan->n_items; i++) {
+        if (!plan->items[i].last) continue;
+        struct actor *a = (struct actor *)plan->items[i].sequence;
+        check_contents(a);
+        struct actor *all[8] = {a};
+        int32_t n = 1;
+        for (int32_t k = 0; k < 256 && a->n_forks > 0; k++) {
+            struct actor *b = &w.actors[k];
+            if (b == a || !b->in_use || b->s.arrival != a->s.arrival || b->s.state != SEQUENCE_NEW) continue;
+            scheduler_fork(&w.scheduler, &a->s, &b->s);
+            total_waiting_forks += b->s.state == SEQUENCE_WAITING;
+            w.n_forks++;
+            a->n_forks--;
+            all[n++] = b;
+        }
+        for (int32_t k = 0; k < n; k++) {
+            append(all[k]);
+            if (all[k]->s.n_output < all[k]->target) continue;
+            check_patience(all[k]);
+            end(all[k]);
+        }
+    }
+}
+
+/* A request is cancelled as a whole: members not forked yet, waiting and running ones. */
+static void cancel_some(void)
+{
+    struct actor *a = &w.actors[chance(256)];
+    if (!live(a)) return;
+    for (int32_t i = 0; i < 256; i++) {
+        struct actor *b = &w.actors[i];
+        if (live(b) && b->s.arrival == a->s.arrival) end(b);
+    }
+}
+
+static void check_books(void)
+{
+    static int32_t owners[MAX_PAGES];
+    memset(owners, 0, sizeof owners);
+    int32_t waiting = 0;
+    for (int32_t i = 0; i < 256; i++) {
+        const struct actor *a = &w.actors[i];
+        if (!a->in_use) continue;
+        if (a->s.state != SEQUENCE_RUNNING) assert_int_equal(a->s.n_pages, 0);
+        waiting += a->s.state == SEQUENCE_WAITING;
+        for (int32_t k = 0; k < a->s.n_pages; k++) owners[a->s.pages[k]]++;
+    }
+    assert_int_equal(waiting, w.scheduler.waiting.count);
+    for (int32_t p = 0; p < w.kv.n_pages; p++) assert_int_equal(owners[p], w.kv.pages[p].refs);
+    assert_true(kv_check(&w.kv));
+}
+
+static void bury(void)
+{
+    for (int32_t i = 0; i < 256; i++)
+        if (w.actors[i].in_use && w.actors[i].s.state == SEQUENCE_FINISHED) w.actors[i].in_use = 0;
+}
+
+static void one_step(uint32_t arrivals_in_32)
+{
+    while (chance(32) < arrivals_in_32) arrive();
+    if (chance(40) == 0) cancel_some();
+    if (chance(500) == 0) kv_forget(&w.kv);
+    const struct plan *plan = scheduler_plan(&w.scheduler);
+    check_plan(plan);
+    compute(plan);
+    scheduler_advance(&w.scheduler);
+    w.n_copies += plan->n_copies;
+    after_model(plan);
+    check_books();
+    bury();
+    w.step++;
+}
+
+/* ---- worlds -------------------------------------------------------------------------------------------- */
+
+static void open_world(uint64_t seed)
+{
+    memset(&w, 0, sizeof w);
+    w.random = seed;
+    uint8_t secret[PREFIX_SECRET_BYTES];
+    for (size_t i = 0; i < sizeof secret; i++) secret[i] = (uint8_t)chance(256);
+    int32_t size = (int32_t[]){4, 8, 16}[chance(3)];
+    w.max_len = 16 + (int32_t)chance(MAX_LEN - 16 + 1);
+    int32_t least = (w.max_len + size - 1) / size;
+    int32_t n_pages = least + (int32_t)chance((uint32_t)(chance(3) ? least * 3 : MAX_PAGES - least) + 1);
+    if (n_pages > MAX_PAGES) n_pages = MAX_PAGES;
+    assert_int_equal(kv_pool_init(&w.kv, n_pages, size, secret, NULL), LLM_OK);
+    w.options.chunked_prefill = chance(4) > 0;
+    w.options.prefix_caching = chance(4) > 0;
+    w.options.priority = chance(2) == 0;
+    w.options.max_num_seqs = 1 + (int32_t)chance(chance(2) ? 6 : MAX_SEQS);
+    w.options.max_num_batched_tokens = w.options.max_num_seqs + (int32_t)chance(64);
+    if (!w.options.chunked_prefill && w.options.max_num_batched_tokens < w.max_len)
+        w.options.max_num_batched_tokens = w.max_len;
+    assert_int_equal(scheduler_init(&w.scheduler, &w.options, &w.kv, NULL), LLM_OK);
+}
+
+static void close_world(void)
+{
+    for (int64_t limit = w.step + 200000; w.scheduler.n_running + w.scheduler.waiting.count > 0;) {
+        assert_true(w.step < limit);
+        one_step(0);
+    }
+    for (int32_t i = 0; i < 256; i++) assert_false(w.actors[i].in_use);
+    assert_int_equal(w.kv.n_used, 0);
+    assert_int_equal(w.kv.n_filled, 0);
+    assert_true(w.scheduler.waste_peak >= 0 && w.scheduler.waste_peak < 1);
+    total_steps += w.step;
+    total_finished += w.n_finished;
+    total_preemptions += (int64_t)w.scheduler.n_preemptions;
+    total_copies += w.n_copies;
+    total_hits += (int64_t)w.scheduler.n_prefix_hits;
+    scheduler_deinit(&w.scheduler);
+    kv_pool_deinit(&w.kv);
+}
+
+static void a_million_random_steps(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; total_steps < TOTAL_STEPS; seed++) {
+        open_world(seed * 7919);
+        uint32_t rate = 1 + chance(12);
+        for (int32_t i = 0; i < STEPS_A_WORLD; i++) one_step(i / 250 % 4 == 3 ? 0 : rate);
+        close_world();
+    }
+    print_message("%lld steps, %lld sequences, %lld preemptions, %lld page copies, %lld cached tokens, "
+                  "%lld forks without a seat\n",
+                  (long long)total_steps, (long long)total_finished, (long long)total_preemptions,
+                  (long long)total_copies, (long long)total_hits, (long long)total_waiting_forks);
+    /* chance must have reached everything that is checked */
+    assert_true(total_finished > TOTAL_STEPS / 50);
+    assert_true(total_preemptions > 1000 && total_copies > 1000 && total_hits > 1000);
+    assert_true(total_waiting_forks > 100);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(a_million_random_steps)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
