@@ -136,9 +136,10 @@ llm_status pool_open(int32_t n_threads, struct pool **out, struct llm_error *err
         struct worker *w = mem_alloc(sizeof *w);
         if (w) *w = (struct worker){pool, pool->n};
         if (!w || pthread_create(&threads[pool->n - 1], NULL, worker_main, w) != 0) {
+            llm_fail(err, LLM_ENOMEM, "cannot start thread %d of %d", pool->n, n_threads);
             mem_free(w);
             pool_close(pool);
-            return llm_fail(err, LLM_ENOMEM, "cannot start thread %d of %d", pool->n, n_threads);
+            return LLM_ENOMEM;
         }
     }
     *out = pool;
