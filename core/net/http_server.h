@@ -6,8 +6,9 @@
  *
  * A connection serves one exchange at a time; pipelined requests wait in order. While an exchange is with the
  * owner the socket is still watched: a client that closes (or half-closes) it has left, and the owner is told
- * at once. Malformed, oversized and stalled requests are answered by the server itself and never reach the
- * owner: 400, 408, 413, 414, 417, 431, 501, 505.
+ * at once (the one exception: a client that has pipelined more behind its request than we and the kernel
+ * hold, whose end cannot be seen). Malformed, oversized and stalled requests are answered by the server
+ * itself and never reach the owner: 400, 408, 413, 414, 417, 431, 501, 505.
  *
  * Back-pressure: http_reply_write always takes what it is given, and answers LLM_EAGAIN once a client's
  * unsent bytes pass the high-water mark; the owner then waits for on_writable. A client that takes no byte
