@@ -68,10 +68,11 @@ end
 
 -- ---- what is measured ----------------------------------------------------------------------------------------
 
+-- mode -> function(report): measures, and calls report(result) for each result.
 local measure = {}
 
 -- A fresh prompt each time, so that the prefix cache has nothing.
-function measure.prefill()
+function measure.prefill(report)
   local result = repeated(function()
     local steps = engine:stats().n_steps
     local metrics = generate({ random_ids(opts.n_prompt) }, greedy(1))[1].metrics
@@ -80,7 +81,7 @@ function measure.prefill()
     return opts.n_prompt / metrics.e2e_latency, bytes / metrics.e2e_latency / 1e9
   end)
   result.n_prompt, result.batch = opts.n_prompt, 1
-  return { result }
+  report(result)
 end
 
 -- Tokens a second of `batch` sequences, from the moment the last of them has begun. Those that began a step or two
@@ -112,18 +113,14 @@ local function measure_decode(batch, depth)
   return result
 end
 
-function measure.decode()
-  local results = {}
-  for i, depth in ipairs(opts.depth or { 0 }) do results[i] = measure_decode(1, depth) end
-  return results
+function measure.decode(report)
+  for _, depth in ipairs(opts.depth or { 0 }) do report(measure_decode(1, depth)) end
 end
 
-function measure.batch()
-  local results = {}
+function measure.batch(report)
   for _, depth in ipairs(opts.depth or { 0 }) do
-    for _, batch in ipairs(opts.batch or { 8, 32 }) do results[#results + 1] = measure_decode(batch, depth) end
+    for _, batch in ipairs(opts.batch or { 8, 32 }) do report(measure_decode(batch, depth)) end
   end
-  return results
 end
 
 -- ---- serve-sim: requests come as a Poisson process, with random lengths --------------------------------------
@@ -169,7 +166,7 @@ local function simulate(arrivals)
   return all, gaps, llm.now() - start
 end
 
-measure["serve-sim"] = function()
+measure["serve-sim"] = function(report)
   generate({ random_ids(opts.n_prompt) }, greedy(2)) -- warm-up
   local arrivals, before = plan_arrivals(), engine:stats()
   local all, gaps, seconds = simulate(arrivals)
@@ -182,7 +179,7 @@ measure["serve-sim"] = function()
   end
   local steps = after.n_steps - before.n_steps
   local gb_s = (steps * info.weight_bytes + context * info.kv_bytes_per_token) / seconds / 1e9
-  return { {
+  report {
     requests = opts.requests, rate = opts.rate, n_prompt = opts.n_prompt, n_gen = opts.n_gen, seconds = seconds,
     requests_s = opts.requests / seconds, tok_s = n_out / seconds, prompt_tok_s = n_in / seconds, gb_s = gb_s,
     bandwidth_gb_s = bandwidth, bandwidth_share = gb_s / bandwidth,
@@ -190,7 +187,7 @@ measure["serve-sim"] = function()
     itl_ms_p50 = 1e3 * quantile(gaps, 0.5), itl_ms_p99 = 1e3 * quantile(gaps, 0.99),
     preemptions = after.n_preemptions - before.n_preemptions, n_blocks_peak = after.n_blocks_peak,
     kv_waste_peak = after.kv_waste_peak,
-  } }
+  }
 end
 
 -- ---- report --------------------------------------------------------------------------------------------------
@@ -221,21 +218,26 @@ local function details(r)
   return ("%.1f to %.1f"):format(quantile(r.tok_s_reps, 0), quantile(r.tok_s_reps, 1))
 end
 
-local rows = {}
+-- A row as soon as it is measured: the whole table may take minutes.
+local function print_row(...)
+  print((("%-28s  %8s  %6s  %9s  %s"):format(...):gsub("%s+$", "")))
+  io.flush()
+end
+
+if not opts.json then
+  print(("%s  %s, %d threads; memory reads at %.1f GB/s; loaded in %.2f s\n"):format(opts.model, info.isa or
+    info.backend, info.threads, bandwidth, load_seconds))
+  print_row("test", "tok/s", "GB/s", "of memory", "")
+end
 for _, mode in ipairs(opts.mode or { "prefill", "decode" }) do
-  for _, result in ipairs(measure[mode]()) do
+  measure[mode](function(result)
     if opts.json then
       print_json(mode, result)
       io.flush()
     else
-      rows[#rows + 1] = { test_name(mode, result), ("%.1f"):format(result.tok_s), ("%.1f"):format(result.gb_s),
-                          ("%.0f%%"):format(100 * result.bandwidth_share), details(result) }
+      print_row(test_name(mode, result), ("%.1f"):format(result.tok_s), ("%.1f"):format(result.gb_s),
+        ("%.0f%%"):format(100 * result.bandwidth_share), details(result))
     end
-  end
-end
-if not opts.json then
-  print(("%s  %s, %d threads; memory reads at %.1f GB/s; loaded in %.2f s\n"):format(opts.model, info.isa or
-    info.backend, info.threads, bandwidth, load_seconds))
-  io.write(llm.table.columns({ "test", "tok/s", "GB/s", "of memory", "" }, rows))
+  end)
 end
 engine:close()
