@@ -1,6 +1,16 @@
 #include "engine/rowmath.h"
 
 #include <math.h>
+#include <string.h>
+
+/* Compiled for several instruction sets, chosen when the program is loaded. Results are the same to the bit,
+ * as the arithmetic is element by element and lanes are counted, not given by the vector's width. The thread
+ * sanitizer does not survive such choices. */
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+#define ROW_PASS __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define ROW_PASS
+#endif
 
 /* Bits of a float without breaking aliasing rules; the compiler sees through it. */
 union bits {
@@ -8,14 +18,16 @@ union bits {
     int32_t i;
 };
 
+/* Below -87 the input is masked to 0 and so is the result: by bits, as a branch would not be vectorized. */
 static inline float exp_nonpositive(float x)
 {
     const float magic = 0x1.8p23f; /* adding it rounds to an integer, found in the low bits */
-    union bits z, scale;
-    float clamped = x > -87.0f ? x : -87.0f;
-    z.f = clamped * 1.44269504088896341f + magic;
+    union bits v = {.f = x}, z, scale, y;
+    int32_t in_range = -((v.i & 0x7fffffff) < 0x42ae0000); /* |x| < 87 */
+    v.i &= in_range;
+    z.f = v.f * 1.44269504088896341f + magic;
     float n = z.f - magic;
-    float r = clamped - n * 0.693359375f;
+    float r = v.f - n * 0.693359375f;
     r = r - n * -2.12194440e-4f;
     float p = 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
@@ -25,8 +37,9 @@ static inline float exp_nonpositive(float x)
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.0f;
     scale.i = (z.i - 0x4b400000 + 127) << 23;
-    float y = p * scale.f;
-    return x > -87.0f ? y : 0.0f;
+    y.f = p * scale.f;
+    y.i &= in_range;
+    return y.f;
 }
 
 float row_exp1(float x)
@@ -34,7 +47,7 @@ float row_exp1(float x)
     return exp_nonpositive(x);
 }
 
-float row_max(const float *x, int32_t n)
+ROW_PASS float row_max(const float *x, int32_t n)
 {
     float lane[ROW_LANES];
     for (int32_t j = 0; j < ROW_LANES; j++) lane[j] = -INFINITY;
@@ -55,62 +68,64 @@ int32_t row_argmax(const float *x, int32_t n)
     return 0;
 }
 
-static double add_lanes(const float *lane)
+/* Of n <= ROW_BLOCK elements, in lanes. */
+static inline double block_sum(const float *e, int32_t n)
 {
+    float lane[ROW_LANES] = {0};
+    int32_t i = 0;
+    for (; i + ROW_LANES <= n; i += ROW_LANES)
+        for (int32_t j = 0; j < ROW_LANES; j++) lane[j] += e[i + j];
+    for (int32_t j = 0; i < n; i++, j++) lane[j] += e[i];
     double sum = 0;
     for (int32_t j = 0; j < ROW_LANES; j++) sum += lane[j];
     return sum;
 }
 
-double row_weights(const float *x, int32_t n, float max, float scale, float *w, double *sums)
+static inline int32_t block_length(int32_t n, int32_t begin)
+{
+    return n - begin < ROW_BLOCK ? n - begin : ROW_BLOCK;
+}
+
+ROW_PASS double row_weights(const float *x, int32_t n, float max, float scale, float *w, double *sums)
 {
     double total = 0;
+    float e[ROW_BLOCK]; /* not w itself, which may be x */
     for (int32_t b = 0, begin = 0; begin < n; b++, begin += ROW_BLOCK) {
-        int32_t end = begin + ROW_BLOCK < n ? begin + ROW_BLOCK : n, i = begin;
-        float lane[ROW_LANES] = {0};
-        for (; i + ROW_LANES <= end; i += ROW_LANES)
-            for (int32_t j = 0; j < ROW_LANES; j++) {
-                float e = exp_nonpositive((x[i + j] - max) * scale);
-                w[i + j] = e;
-                lane[j] += e;
-            }
-        for (int32_t j = 0; i < end; i++, j++) lane[j] += w[i] = exp_nonpositive((x[i] - max) * scale);
-        total += sums[b] = add_lanes(lane);
+        int32_t m = block_length(n, begin);
+        for (int32_t i = 0; i < m; i++) e[i] = exp_nonpositive((x[begin + i] - max) * scale);
+        total += sums[b] = block_sum(e, m);
+        memcpy(w + begin, e, sizeof *e * (size_t)m);
     }
     return total;
 }
 
-double row_sum_from(const float *w, int32_t n, float least, double *sums)
+ROW_PASS double row_sum_from(const float *w, int32_t n, float least, double *sums)
 {
     double total = 0;
+    float e[ROW_BLOCK];
     for (int32_t b = 0, begin = 0; begin < n; b++, begin += ROW_BLOCK) {
-        int32_t end = begin + ROW_BLOCK < n ? begin + ROW_BLOCK : n, i = begin;
-        float lane[ROW_LANES] = {0};
-        for (; i + ROW_LANES <= end; i += ROW_LANES)
-            for (int32_t j = 0; j < ROW_LANES; j++) lane[j] += w[i + j] >= least ? w[i + j] : 0.0f;
-        for (int32_t j = 0; i < end; i++, j++) lane[j] += w[i] >= least ? w[i] : 0.0f;
-        total += sums[b] = add_lanes(lane);
+        int32_t m = block_length(n, begin);
+        for (int32_t i = 0; i < m; i++) e[i] = w[begin + i] >= least ? w[begin + i] : 0.0f;
+        total += sums[b] = block_sum(e, m);
     }
     return total;
 }
 
-int32_t row_count_from(const float *w, int32_t n, float least)
+ROW_PASS int32_t row_count_from(const float *w, int32_t n, float least)
 {
     int32_t count = 0;
     for (int32_t i = 0; i < n; i++) count += w[i] >= least;
     return count;
 }
 
-double row_logsumexp(const float *x, int32_t n, float max)
+ROW_PASS double row_logsumexp(const float *x, int32_t n, float max)
 {
     double total = 0;
+    float e[ROW_BLOCK];
     for (int32_t begin = 0; begin < n; begin += ROW_BLOCK) {
-        int32_t end = begin + ROW_BLOCK < n ? begin + ROW_BLOCK : n, i = begin;
-        float lane[ROW_LANES] = {0};
-        for (; i + ROW_LANES <= end; i += ROW_LANES)
-            for (int32_t j = 0; j < ROW_LANES; j++) lane[j] += exp_nonpositive(x[i + j] - max);
-        for (int32_t j = 0; i < end; i++, j++) lane[j] += exp_nonpositive(x[i] - max);
-        total += add_lanes(lane);
+        int32_t m = block_length(n, begin);
+        for (int32_t i = 0; i < m; i++) e[i] = exp_nonpositive(x[begin + i] - max);
+        total += block_sum(e, m);
     }
     return (double)max + log(total);
 }

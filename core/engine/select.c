@@ -1,5 +1,9 @@
 #include "engine/select.h"
 
+#include <string.h>
+
+enum { DIGIT_BITS = 11, DIGITS = 1 << DIGIT_BITS };
+
 /* Those with w >= least, packed. */
 static int32_t gather(const float *w, int32_t n, float least, float *rest)
 {
@@ -11,92 +15,67 @@ static int32_t gather(const float *w, int32_t n, float least, float *rest)
     return m;
 }
 
-static float median3(float a, float b, float c)
+/* Bits of a float that is not negative order as the float does. */
+static inline uint32_t digit(float v, int32_t shift)
 {
-    if (a > b) {
-        float t = a;
-        a = b;
-        b = t;
-    }
-    return c <= a ? a : c >= b ? b : c;
+    uint32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    return bits >> shift & (DIGITS - 1);
 }
 
-/* Splits rest into those above the pivot, equal, below (Dijkstra's flag); sums what is above. */
-struct split {
-    int32_t above, equal;
-    double above_sum;
-};
-
-static struct split split_at(float *rest, int32_t n, float pivot)
+/* Walks from the largest down until the sum reaches `mass`, each element counting as itself, or as 1 if
+ * by_count; returns the element it ends at. Digit by digit: the sum of each digit's elements says which of
+ * them the walk ends in, and the others are dropped. n >= 1. */
+static float walk_down(float *v, int32_t n, double mass, int by_count)
 {
-    struct split s = {0, 0, 0};
-    int32_t i = 0, end = n;
-    while (i < end) {
-        float v = rest[i];
-        if (v > pivot) {
-            rest[i++] = rest[s.above];
-            rest[s.above++] = v;
-            s.above_sum += v;
-        } else if (v == pivot) {
-            i++;
-            s.equal++;
-        } else {
-            rest[i] = rest[--end];
-            rest[end] = v;
+    double sums[DIGITS];
+    uint8_t seen[DIGITS];
+    for (int32_t shift = 32 - DIGIT_BITS; n > 1; shift = shift > DIGIT_BITS ? shift - DIGIT_BITS : 0) {
+        memset(sums, 0, sizeof sums);
+        memset(seen, 0, sizeof seen);
+        for (int32_t i = 0; i < n; i++) {
+            uint32_t d = digit(v[i], shift);
+            sums[d] += by_count ? 1 : (double)v[i];
+            seen[d] = 1;
         }
+        /* Rounding may leave the sum of all a little short of the mass: then it ends at the smallest. */
+        int32_t end = DIGITS;
+        for (int32_t d = DIGITS - 1; d >= 0; d--) {
+            if (!seen[d]) continue;
+            if (end < DIGITS) mass -= sums[end];
+            end = d;
+            if (sums[d] >= mass) break;
+        }
+        int32_t m = 0;
+        for (int32_t i = 0; i < n; i++) {
+            float x = v[i];
+            v[m] = x;
+            m += digit(x, shift) == (uint32_t)end;
+        }
+        n = m;
+        if (shift == 0) break;
     }
-    return s;
+    return v[0];
 }
 
 float select_kth(const float *w, int32_t n, int32_t k, float *rest)
 {
     float guess = 0x1p-8f;
     int32_t m = gather(w, n, guess, rest);
-    while (m < k && guess > 0) {
-        guess = guess > 0x1p-100f ? guess * 0x1p-10f : 0;
+    while (m < k) {
+        guess = guess > 0x1p-60f ? guess * 0x1p-12f : 0;
         m = gather(w, n, guess, rest);
     }
-    while (m > 1) {
-        float pivot = median3(rest[0], rest[m / 2], rest[m - 1]);
-        struct split s = split_at(rest, m, pivot);
-        if (k <= s.above) {
-            m = s.above;
-        } else if (k <= s.above + s.equal) {
-            return pivot;
-        } else {
-            k -= s.above + s.equal;
-            rest += s.above + s.equal;
-            m -= s.above + s.equal;
-        }
-    }
-    return rest[0];
+    return walk_down(rest, m, k, 1);
 }
 
 float select_mass(const float *w, int32_t n, float least, double mass, float *rest)
 {
-    float guess = 0x1p-8f;
-    int32_t m;
-    for (;;) {
+    for (float guess = 0x1p-6f;; guess = guess > 0x1p-60f ? guess * 0x1p-8f : 0) {
         if (guess < least) guess = least;
-        m = gather(w, n, guess, rest);
+        int32_t m = gather(w, n, guess, rest);
         double sum = 0;
         for (int32_t i = 0; i < m; i++) sum += rest[i];
-        if (sum >= mass || guess <= least) break;
-        guess = guess > 0x1p-100f ? guess * 0x1p-6f : 0;
+        if (sum >= mass || guess <= least) return walk_down(rest, m, mass, 0);
     }
-    float smallest = 1; /* rounding may leave the sum a little short of the mass: then all are kept */
-    while (m > 0) {
-        float pivot = median3(rest[0], rest[m / 2], rest[m - 1]);
-        struct split s = split_at(rest, m, pivot);
-        smallest = pivot;
-        if (s.above_sum >= mass) {
-            m = s.above;
-        } else {
-            mass -= s.above_sum + (double)pivot * s.equal;
-            if (mass <= 0) return pivot;
-            rest += s.above + s.equal;
-            m -= s.above + s.equal;
-        }
-    }
-    return smallest;
 }

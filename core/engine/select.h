@@ -2,8 +2,9 @@
 #define LLM_ENGINE_SELECT_H
 
 /* Thresholds of top-k and top-p without sorting a vocabulary: the candidates above a guess are gathered, the
- * guess lowered until they suffice, and the threshold found among them by (weighted) quickselect, O(n)
- * expected. `rest` is scratch of n floats. w >= 0; the largest is 1. Any thread. */
+ * guess lowered until they suffice, and the threshold found among them digit by digit (radix selection),
+ * which takes no longer for a flat distribution of 100,000 candidates than its few passes do. `rest` is
+ * scratch of n floats. w >= 0; the largest is 1. Any thread. */
 
 #include <stdint.h>
 
