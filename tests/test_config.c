@@ -312,7 +312,8 @@ static void test_bad_values(void **state)
         const char *message;
     } cases[] = {
         {"model_type", "\"gpt5\"", LLM_EUNSUP,
-         "\"model_type\" is \"gpt5\", which is not supported; supported: llama, mistral, qwen2, qwen3"},
+         "\"model_type\" is \"gpt5\", which is not supported; supported: llama, mistral, qwen2, qwen3, "
+         "smollm3"},
         {"model_type", "null", LLM_EFORMAT, "\"model_type\" is missing"},
         {"model_type", "3", LLM_EFORMAT, "\"model_type\" is 3; it must be"},
         {"vocab_size", "0", LLM_EFORMAT, "\"vocab_size\" is 0; it must be an integer from 1 to 16777216"},
@@ -612,7 +613,8 @@ static void test_gguf_bad(void **state)
         {":general.architecture",
          {":general.architecture", GGUF_STRING, 0, "mamba"},
          LLM_EUNSUP,
-         "general.architecture is \"mamba\", which is not supported; supported: llama, qwen2, qwen3"},
+         "general.architecture is \"mamba\", which is not supported; supported: llama, qwen2, qwen3, "
+         "smollm3"},
         {":general.architecture", {":x", GGUF_U32, 0, NULL}, LLM_EFORMAT, "general.architecture is missing"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

@@ -15,7 +15,7 @@
 
 static const char *const models[] = {"llama",        "llama-mha-tied", "llama-bias", "llama3",
                                      "llama-linear", "llama-dynamic",  "llama-yarn", "mistral",
-                                     "qwen2",        "qwen3"};
+                                     "qwen2",        "qwen3",          "smollm3"};
 static const char *const isas[] = {"ref", "avx2", "avx512"};
 enum { N_MODELS = sizeof models / sizeof *models, N_ISAS = sizeof isas / sizeof *isas };
 

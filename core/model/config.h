@@ -65,6 +65,7 @@ struct model_config {
     float embed_scale, residual_scale, logit_scale; /* 1 unless the family says otherwise */
     int32_t window;                                 /* sliding-window attention, tokens; 0: none */
     uint8_t full_attention[CONFIG_MAX_LAYERS]; /* 1: this layer sees all positions whatever window says */
+    uint8_t no_rope[CONFIG_MAX_LAYERS];        /* 1: this layer does not rotate q and k (SmolLM3) */
 
     enum llm_dtype dtype; /* of the stored float matrices: F32, F16 or BF16; F32 where the files do not say */
 

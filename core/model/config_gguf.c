@@ -14,12 +14,14 @@ struct family {
     const char *arch;
     enum rope_kind rope;
     int qk_norm;
+    int32_t no_rope_interval; /* every n-th layer does not rotate; 0: all do */
 };
 
 static const struct family families[] = {
-    {"llama", ROPE_INTERLEAVED, 0},
-    {"qwen2", ROPE_NEOX, 0},
-    {"qwen3", ROPE_NEOX, 1},
+    {"llama", ROPE_INTERLEAVED, 0, 0},
+    {"qwen2", ROPE_NEOX, 0, 0},
+    {"qwen3", ROPE_NEOX, 1, 0},
+    {"smollm3", ROPE_INTERLEAVED, 0, 4}, /* the interval is not in the metadata */
 };
 
 /* ---- reading keys -------------------------------------------------------------------------------------- */
@@ -203,6 +205,8 @@ static void read_rope(struct keys *k, const struct family *family, struct model_
         fail_unsupported(k, ".rope.scaling.type", type, "none, linear, yarn");
     if (get_number(k, ".rope.scaling.attn_factor", 0, 1e3, 1) != 1)
         fail_unsupported(k, ".rope.scaling.attn_factor", (struct gguf_string){"not 1", 5}, "1");
+    for (int32_t i = 0; family->no_rope_interval > 0 && i < c->n_layers; i++)
+        c->no_rope[i] = (i + 1) % family->no_rope_interval == 0;
     if (rope->scaling == ROPE_SCALE_NONE) return;
     rope->factor = factor > 0 ? factor : 1;
     if (rope->scaling == ROPE_SCALE_YARN) read_yarn(k, rope);

@@ -17,8 +17,9 @@ enum { MAX_CONFIG_BYTES = 4 << 20 };
 enum setting { NO, YES, BY_KEY };
 enum window_rule {
     WINDOW_NONE,
+    WINDOW_UNREAD,  /* none; use_sliding_window is refused */
     WINDOW_ALWAYS,  /* sliding_window, 4096 if the key is absent */
-    WINDOW_IF_USED, /* the same, but only if use_sliding_window, from layer max_window_layers on */
+    WINDOW_IF_USED, /* as WINDOW_ALWAYS, but only if use_sliding_window, from layer max_window_layers on */
 };
 
 /* Where the families of this decoder differ, and what their configuration classes in transformers put for an
@@ -32,14 +33,18 @@ struct family {
     enum setting mlp_bias;         /* BY_KEY: mlp_bias */
     int qk_norm;
     enum window_rule window;
-    int32_t bos, eos; /* -1: none */
+    int32_t bos, eos;         /* -1: none */
+    double theta;             /* of rotation */
+    int32_t no_rope_interval; /* every n-th layer does not rotate; 0: all do */
+    int tied;                 /* tie_word_embeddings */
 };
 
 static const struct family families[] = {
-    {"llama", 0, 0, 2048, BY_KEY, BY_KEY, BY_KEY, 0, WINDOW_NONE, 1, 2},
-    {"mistral", 8, 0, 131072, NO, NO, NO, 0, WINDOW_ALWAYS, 1, 2},
-    {"qwen2", 32, 0, 32768, YES, NO, NO, 0, WINDOW_IF_USED, -1, -1},
-    {"qwen3", 32, 128, 32768, BY_KEY, BY_KEY, NO, 1, WINDOW_IF_USED, -1, -1},
+    {"llama", 0, 0, 2048, BY_KEY, BY_KEY, BY_KEY, 0, WINDOW_NONE, 1, 2, 1e4, 0, 0},
+    {"mistral", 8, 0, 131072, NO, NO, NO, 0, WINDOW_ALWAYS, 1, 2, 1e4, 0, 0},
+    {"qwen2", 32, 0, 32768, YES, NO, NO, 0, WINDOW_IF_USED, -1, -1, 1e4, 0, 0},
+    {"qwen3", 32, 128, 32768, BY_KEY, BY_KEY, NO, 1, WINDOW_IF_USED, -1, -1, 1e4, 0, 0},
+    {"smollm3", 4, 0, 32768, BY_KEY, BY_KEY, BY_KEY, 0, WINDOW_UNREAD, 128000, 128001, 2e6, 4, 1},
 };
 
 static const struct family *find_family(const char *model_type)
@@ -214,7 +219,7 @@ static void read_scaling(struct keys *k, int32_t max_position, struct rope_confi
 
 /* Old files have rope_theta and rope_scaling, new ones rope_parameters, which holds both. As in transformers,
  * a rope_scaling that is there goes before rope_parameters. */
-static void read_rope(struct keys *top, struct model_config *c)
+static void read_rope(struct keys *top, const struct family *family, struct model_config *c)
 {
     struct rope_config *rope = &c->rope;
     const json_t *old = get(top, "rope_scaling"), *value;
@@ -231,7 +236,7 @@ static void read_rope(struct keys *top, struct model_config *c)
         if (json_is_object(value))
             fail_unsupported(top, name, key, "one set of rotation parameters for all layers");
     }
-    double theta = get_number(top, "rope_theta", 1.001, 1e15, 10000);
+    double theta = get_number(top, "rope_theta", 1.001, 1e15, family->theta);
     rope->kind = ROPE_NEOX;
     rope->rotary_dim = c->head_dim;
     rope->theta = get_number(&k, "rope_theta", 1.001, 1e15, theta);
@@ -248,6 +253,23 @@ static void read_rope(struct keys *top, struct model_config *c)
     }
     if (k.status == LLM_OK && top->status == LLM_OK) read_scaling(&k, c->max_position, rope);
     if (top->status == LLM_OK) top->status = k.status;
+}
+
+/* A list with 1 for the layers that rotate and 0 for those that do not, or every n-th does not. */
+static void read_no_rope(struct keys *k, const struct family *family, struct model_config *c)
+{
+    if (family->no_rope_interval == 0) return;
+    const json_t *list = get(k, "no_rope_layers");
+    int32_t interval = get_int(k, "no_rope_layer_interval", 1, INT32_MAX, family->no_rope_interval);
+    if (list && json_array_size(list) < (size_t)c->n_layers)
+        fail_key(k, "no_rope_layers", list, "a list with 0 or 1 for each layer");
+    for (int32_t i = 0; i < c->n_layers; i++) {
+        const json_t *rotates = list ? json_array_get(list, (size_t)i) : NULL;
+        if (list && !json_is_integer(rotates) && !json_is_boolean(rotates))
+            fail_key(k, "no_rope_layers", list, "a list with 0 or 1 for each layer");
+        c->no_rope[i] =
+            list ? !json_is_true(rotates) && json_integer_value(rotates) == 0 : (i + 1) % interval == 0;
+    }
 }
 
 /* ---- the parts of config.json -------------------------------------------------------------------------- */
@@ -333,7 +355,9 @@ static void read_layer_types(struct keys *k, const json_t *types, struct model_c
 
 static void read_window(struct keys *k, const struct family *family, struct model_config *c)
 {
-    if (family->window == WINDOW_NONE) return;
+    if (family->window == WINDOW_UNREAD && get_bool(k, "use_sliding_window", 0))
+        fail_unsupported(k, "use_sliding_window", "true", "false, in this family");
+    if (family->window == WINDOW_NONE || family->window == WINDOW_UNREAD) return;
     if (family->window == WINDOW_IF_USED && !get_bool(k, "use_sliding_window", 0)) return;
     /* Here null differs from absence: it says that there is no window. */
     if (json_is_null(json_object_get(k->object, "sliding_window"))) return;
@@ -437,13 +461,14 @@ static llm_status read_config(const json_t *object, const json_t *generation, st
     c->o_bias = choose(&k, family->o_bias, "attention_bias");
     c->mlp_bias = choose(&k, family->mlp_bias, "mlp_bias");
     c->qk_norm = family->qk_norm;
-    c->tied_embeddings = get_bool(&k, "tie_word_embeddings", 0);
+    c->tied_embeddings = get_bool(&k, "tie_word_embeddings", family->tied);
     read_dtype(&k, c);
     read_window(&k, family, c);
+    read_no_rope(&k, family, c);
     read_token_ids(&k, &g, family, c);
     read_sampling(&g, c);
     if (k.status == LLM_OK) k.status = g.status;
-    if (k.status == LLM_OK) read_rope(&k, c);
+    if (k.status == LLM_OK) read_rope(&k, family, c);
     return k.status == LLM_OK ? config_finish(c, err) : k.status;
 }
 

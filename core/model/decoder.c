@@ -71,7 +71,7 @@ static void project_qkv(struct decoder *d, int32_t layer, const struct kv_cache 
         .qkv_stride = d->qkv_size,
         .q_norm = w->q_norm,
         .k_norm = w->k_norm,
-        .rope = c->rope.kind,
+        .rope = c->no_rope[layer] ? ROPE_NONE : c->rope.kind,
         .rotary_dim = c->rope.rotary_dim,
         .rope_table = d->rope_table,
         .positions = b->positions,

@@ -45,6 +45,7 @@ MODELS = {
     "mistral": ("MistralConfig", "bfloat16", dict(sliding_window=24, head_dim=24)),
     "qwen2": ("Qwen2Config", "float16", dict(tie_word_embeddings=True)),
     "qwen3": ("Qwen3Config", "float32", dict(head_dim=32, num_hidden_layers=3, hidden_size=48)),
+    "smollm3": ("SmolLM3Config", "bfloat16", dict(num_hidden_layers=3, no_rope_layer_interval=2)),
 }
 
 
