@@ -3,10 +3,14 @@
 #include "base/file_map.h"
 #include "base/mem.h"
 #include "model/gguf.h"
+#include "model/hf_pipeline.h"
 #include "model/spm.h"
 #include "model/utf8.h"
 
+#include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 /* ---- helpers for the readers --------------------------------------------------------------------------- */
 
@@ -141,6 +145,7 @@ void tokenizer_close(struct tokenizer *tok)
     splitter_close(tok->splitter);
     bpe_close(tok->bpe);
     spm_close(tok->spm);
+    hf_close(tok->hf);
     strings_close(&tok->texts);
     mem_free(tok->kinds);
     mem_free(tok->bytes);
@@ -157,20 +162,29 @@ static struct tokenizer *new_tokenizer(struct llm_error *err)
     return tok;
 }
 
+/* Takes a tokenizer that a reader has filled, or closes it. */
+static llm_status finish(struct tokenizer *tok, llm_status status, struct tokenizer **out)
+{
+    if (status)
+        tokenizer_close(tok);
+    else
+        *out = tok;
+    return status;
+}
+
 llm_status tokenizer_open_gguf(const struct gguf *g, struct tokenizer **out, struct llm_error *err)
 {
     struct tokenizer *tok = new_tokenizer(err);
-    if (!tok) return LLM_ENOMEM;
-    llm_status status = tokenizer_read_gguf(tok, g, err);
-    if (status) {
-        tokenizer_close(tok);
-        return status;
-    }
-    *out = tok;
-    return LLM_OK;
+    return tok ? finish(tok, tokenizer_read_gguf(tok, g, err), out) : LLM_ENOMEM;
 }
 
-llm_status tokenizer_open(const char *path, struct tokenizer **out, struct llm_error *err)
+llm_status tokenizer_open_json(const char *json, size_t bytes, struct tokenizer **out, struct llm_error *err)
+{
+    struct tokenizer *tok = new_tokenizer(err);
+    return tok ? finish(tok, tokenizer_read_json(tok, json, bytes, err), out) : LLM_ENOMEM;
+}
+
+static llm_status open_gguf_file(const char *path, struct tokenizer **out, struct llm_error *err)
 {
     struct gguf *g;
     llm_status status = gguf_open(path, &g, err);
@@ -179,6 +193,60 @@ llm_status tokenizer_open(const char *path, struct tokenizer **out, struct llm_e
     gguf_close(g);
     if (status) llm_fail_in(err, "%s", path);
     return status;
+}
+
+static int looks_like_json(const struct file_map *map)
+{
+    size_t i = 0;
+    while (i < map->size && strchr(" \t\r\n", map->data[i]) && map->data[i]) i++;
+    return i < map->size && map->data[i] == '{';
+}
+
+/* A file by its content; `dir` is where its configuration stands. */
+static llm_status open_file(const char *path, const char *dir, struct tokenizer **out, struct llm_error *err)
+{
+    struct file_map map;
+    llm_status status = file_map_open(path, &map, err);
+    if (status) return status;
+    if (map.size >= 4 && !memcmp(map.data, "GGUF", 4)) {
+        file_map_close(&map);
+        return open_gguf_file(path, out, err);
+    }
+    struct tokenizer *tok = new_tokenizer(err);
+    if (!tok)
+        status = LLM_ENOMEM;
+    else if (looks_like_json(&map))
+        status = tokenizer_read_json(tok, (const char *)map.data, map.size, err);
+    else
+        status = tokenizer_read_spm(tok, map.data, map.size, err);
+    file_map_close(&map);
+    if (status && tok) llm_fail_in(err, "%s", path);
+    if (!status) status = tokenizer_read_config(tok, dir, err);
+    return finish(tok, status, out);
+}
+
+static llm_status open_directory(const char *dir, struct tokenizer **out, struct llm_error *err)
+{
+    static const char *const names[] = {"tokenizer.json", "tokenizer.model"};
+    char path[4096];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        int n = snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+        if (n < 0 || (size_t)n >= sizeof path) return llm_fail(err, LLM_EINVAL, "%s: path too long", dir);
+        if (!access(path, F_OK)) return open_file(path, dir, out, err);
+    }
+    return llm_fail(err, LLM_ENOENT, "%s: neither tokenizer.json nor tokenizer.model is there", dir);
+}
+
+llm_status tokenizer_open(const char *path, struct tokenizer **out, struct llm_error *err)
+{
+    struct stat st;
+    if (!stat(path, &st) && S_ISDIR(st.st_mode)) return open_directory(path, out, err);
+    char dir[4096];
+    const char *slash = strrchr(path, '/');
+    int n =
+        slash ? snprintf(dir, sizeof dir, "%.*s", (int)(slash - path), path) : snprintf(dir, sizeof dir, ".");
+    if (n < 0 || (size_t)n >= sizeof dir) return llm_fail(err, LLM_EINVAL, "%s: path too long", path);
+    return open_file(path, n ? dir : "/", out, err);
 }
 
 /* ---- encoding and the rest of the interface -------------------------------------------------------------

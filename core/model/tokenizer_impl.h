@@ -75,7 +75,12 @@ llm_status tokenizer_put_unescaped(struct buffer *out, const char *s, size_t siz
 llm_status tokenizer_put_gpt2_bytes(struct buffer *out, const char *s, size_t size, int *mapped,
                                     struct llm_error *err);
 
-/* Readers of the single formats; *out is allocated, zeroed and closed on failure by the caller. */
+/* Readers of the single formats; tok is allocated, zeroed and closed on failure by the caller. */
 llm_status tokenizer_read_gguf(struct tokenizer *tok, const struct gguf *g, struct llm_error *err);
+llm_status tokenizer_read_json(struct tokenizer *tok, const char *json, size_t bytes, struct llm_error *err);
+llm_status tokenizer_read_spm(struct tokenizer *tok, const void *proto, size_t bytes, struct llm_error *err);
+/* tokenizer_config.json, special_tokens_map.json and chat_template.jinja in a directory, if they are there:
+ * BOS, EOS, whether they are added, the chat template. Errors: those of reading a malformed file. */
+llm_status tokenizer_read_config(struct tokenizer *tok, const char *dir, struct llm_error *err);
 
 #endif
