@@ -105,7 +105,7 @@ if [ $ci = 1 ]; then
     [ -x "$program" ] && [ -f "$program" ] && cmocka "asan-$(basename "$program")" "$program"
   done
   build tsan build-tsan || fatal "the thread-sanitizer build failed"
-  for t in test_base test_engine test_mailbox test_net; do
+  for t in test_base test_pool test_engine test_mailbox test_net; do
     [ -x build-tsan/$t ] && cmocka "tsan-$t" build-tsan/$t
   done
   check fuzz tests/fuzz/run.sh 20000
