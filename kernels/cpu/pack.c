@@ -31,28 +31,12 @@ enum panel_kind pack_kind(enum llm_dtype dtype)
     }
 }
 
-/* Bytes of scales of one row, a superblock of 256 elements of Q4_K or a block of 32 of the others. */
-static size_t scale_bytes(enum panel_kind kind)
-{
-    switch (kind) {
-    case PANEL_Q4_0:
-    case PANEL_Q8_0:
-        return 2;
-    case PANEL_Q4_1:
-        return 4;
-    case PANEL_Q4_K:
-        return 20;
-    default:
-        return 0;
-    }
-}
-
 size_t pack_panel_bytes(enum llm_dtype dtype, int32_t n_in, int32_t rows)
 {
     const enum panel_kind kind = pack_kind(dtype);
     size_t row = dtype_bytes(dtype, n_in);
     if (rows == 1) return row;
-    if (kind == PANEL_Q4_K) row = (size_t)n_in / 256 * (128 + scale_bytes(kind));
+    if (kind == PANEL_Q4_K) row = (size_t)n_in / 256 * (20 + 128); /* scales of 6 bits become bytes */
     return (row * (size_t)rows + 63) / 64 * 64;
 }
 
@@ -73,36 +57,34 @@ static void put_bytes(const uint8_t *q, int32_t rows, uint8_t *dst)
 static void pack_row_32(enum panel_kind kind, const uint8_t *src, int32_t n_in, int32_t rows, int32_t lane,
                         uint8_t *dst)
 {
-    const int n_blocks = n_in / 32, n_scales = kind == PANEL_Q4_1 ? 2 : 1;
-    const int q_bytes = kind == PANEL_Q8_0 ? 32 : 16;
-    uint8_t *q = dst + 4 * lane, *scales = dst + (size_t)n_blocks * (size_t)(q_bytes * rows) + 2 * lane;
-    for (int b = 0; b < n_blocks; b++) {
-        for (int s = 0; s < n_scales; s++) memcpy(scales + 2 * s * rows, src + 2 * s, 2);
+    const int n_scales = kind == PANEL_Q4_1 ? 2 : 1, q_bytes = kind == PANEL_Q8_0 ? 32 : 16;
+    for (int b = 0; b < n_in / 32; b++) {
+        for (int s = 0; s < n_scales; s++, src += 2, dst += 2 * rows) memcpy(dst + 2 * lane, src, 2);
         if (kind == PANEL_Q8_0)
-            put_bytes(src + 2, rows, q);
+            put_bytes(src, rows, dst + 4 * lane);
         else
-            put_nibbles(src + 2 * n_scales, rows, q);
-        src += 2 * n_scales + q_bytes;
-        q += q_bytes * rows;
-        scales += 2 * n_scales * rows;
+            put_nibbles(src, rows, dst + 4 * lane);
+        src += q_bytes;
+        dst += q_bytes * rows;
     }
 }
 
 /* The nibbles of 64 elements share 32 bytes in the file, those of 32 share 16 here. */
 static void pack_row_q4_k(const uint8_t *src, int32_t n_in, int32_t rows, int32_t lane, uint8_t *dst)
 {
-    uint8_t *q = dst + 4 * lane, *scales = dst + (size_t)n_in / 2 * (size_t)rows;
-    for (int b = 0; b < n_in / 256; b++, src += 144, scales += 20 * rows) {
-        memcpy(scales + 2 * lane, src, 2);
-        memcpy(scales + 2 * rows + 2 * lane, src + 2, 2);
-        for (int j = 0; j < 8; j++, q += 16 * rows) {
-            uint8_t *at = scales + 4 * rows + j * rows + lane, nibbles[16];
-            q4_k_scale(src + 4, j, at, at + 8 * rows);
+    for (int b = 0; b < n_in / 256; b++, src += 144) {
+        memcpy(dst + 2 * lane, src, 2);
+        memcpy(dst + 2 * rows + 2 * lane, src + 2, 2);
+        uint8_t *scale = dst + 4 * rows + lane;
+        dst += 20 * rows;
+        for (int j = 0; j < 8; j++, scale += rows, dst += 16 * rows) {
+            q4_k_scale(src + 4, j, scale, scale + 8 * rows);
             const uint8_t *from = src + 16 + j / 2 * 32;
             const int shift = j % 2 * 4;
+            uint8_t nibbles[16];
             for (int i = 0; i < 16; i++)
                 nibbles[i] = (uint8_t)((from[i] >> shift & 15) | (from[i + 16] >> shift & 15) << 4);
-            put_nibbles(nibbles, rows, q);
+            put_nibbles(nibbles, rows, dst + 4 * lane);
         }
     }
 }

@@ -1,22 +1,28 @@
 #ifndef LLM_KERNELS_CPU_PACK_H
 #define LLM_KERNELS_CPU_PACK_H
 
-/* Layouts of the matrix products: the inside of a panel of R weight rows (R lanes: lane r is row r), and of
+/* clang-format off: tables
+ *
+ * Layouts of the matrix products: the inside of a panel of R weight rows (R lanes: lane r is row r), and of
  * the rows it is multiplied by.
  *
  * k runs over a row's elements, b over its blocks of 32, j over groups of 4 elements. A "group vector" has
  * the 4 elements of group j of lane r at bytes 4r .. 4r+3, so that one 32-bit broadcast of a token's 4
  * elements meets all rows.
  *
- *   F32 F16 BF16   [k][R]
- *   Q4_0           [b][4] vectors of nibbles: group j in the low, j + 4 in the high halves; then [b] d [R]
- * f16 Q4_1           the same; then [b] { d [R], m [R] } f16 Q4_K           the same; then [k / 256] { d [R],
- * dmin [R] f16, scale [8][R], min [8][R] u8 } Q8_0           [b][8] group vectors; then [b] d [R] f16 others
- * R rows as stored; made into one of these, a panel at a time, when they are multiplied: unpacked       [b] {
- * [8] group vectors, d [2][R], m [2][R] f32 }, a pair of scales for 16 elements each
+ *  F32 F16 BF16  [k][R]
+ *  Q4_0          [b] { d [R] f16, [4] vectors of nibbles: group j in the low halves, j + 4 in the high }
+ *  Q4_1          [b] { d [R], m [R] f16, the same }
+ *  Q4_K          [k / 256] { d [R], dmin [R] f16, scale [8][R], min [8][R] u8, [8] times the same }
+ *  Q8_0          [b] { d [R] f16, [8] group vectors }
+ *  others        R rows as stored, made into an unpacked panel when they are multiplied:
+ *  unpacked      [b] { [8] group vectors, d [2][R], m [2][R] f32 }, one pair for each 16 elements
+ *
+ * Scales lie with their block, so that a panel is one stream of memory, as prefetchers like it.
  *
  * A lane accumulates over k in order, whatever the number of tokens: hence the invariance that kernels.h
  * promises. */
+/* clang-format on */
 
 #include "kernels/kernels.h"
 

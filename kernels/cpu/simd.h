@@ -203,6 +203,10 @@ INLINE vi dot4_s8(vi sum, vi u, vi w, vi x)
 
 #else /* AVX2 */
 
+/* Keeps the compiler from turning a chain of integer sums into a tree, which takes more registers than the 16
+ * there are. */
+#define IN_ORDER(v) __asm__("" : "+x"(v))
+
 #define VW             8
 #define ISA(fn)        fn##_avx2
 
@@ -369,7 +373,9 @@ INLINE void vi_store_s8(void *p, vi v)
 typedef vi dot_acc;
 INLINE dot_acc dot4_u4(dot_acc acc, vi w, vi x)
 {
-    return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, x));
+    acc = _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, x));
+    IN_ORDER(acc);
+    return acc;
 }
 INLINE vi dot_sum_u4(dot_acc acc)
 {
@@ -388,7 +394,9 @@ INLINE vi dot_s8_weight(vi w)
 INLINE vi dot4_s8(vi sum, vi u, vi w, vi x)
 {
     const vi pairs = _mm256_maddubs_epi16(u, _mm256_sign_epi8(x, w));
-    return vi_add(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    sum = vi_add(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    IN_ORDER(sum);
+    return sum;
 }
 
 #endif
