@@ -197,6 +197,23 @@ static void test_qwen3(void **state)
     config_free(&c);
 }
 
+static void test_smollm3(void **state)
+{
+    (void)state;
+    const char *layers[] = {"", ",\"no_rope_layer_interval\":2", ",\"no_rope_layers\":[0,1,1,0]"};
+    const uint8_t expected[3][4] = {{0, 0, 0, 1}, {0, 1, 0, 1}, {1, 0, 0, 1}};
+    for (int i = 0; i < 3; i++) {
+        char json[512];
+        snprintf(json, sizeof json, "{\"model_type\":\"smollm3\"," SMALL "%s}", layers[i]);
+        struct model_config c = read_or_fail(json, NULL);
+        assert_memory_equal(c.no_rope, expected[i], 4);
+        assert_true(c.n_kv_heads == 4 && c.rope.theta == 2e6 && c.tied_embeddings);
+        config_free(&c);
+    }
+    expect_failure("{\"model_type\":\"smollm3\"," SMALL ",\"no_rope_layers\":[0,1]}", NULL, LLM_EFORMAT,
+                   "\"no_rope_layers\" is [0,1]");
+}
+
 /* ---- scaling of rotations ------------------------------------------------------------------------------ */
 
 static struct model_config with_scaling(const char *scaling)
@@ -637,6 +654,7 @@ int main(void)
         cmocka_unit_test(test_mistral),
         cmocka_unit_test(test_qwen2),
         cmocka_unit_test(test_qwen3),
+        cmocka_unit_test(test_smollm3),
         cmocka_unit_test(test_scalings),
         cmocka_unit_test(test_bad_scalings),
         cmocka_unit_test(test_bad_values),

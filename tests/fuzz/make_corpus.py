@@ -79,6 +79,7 @@ def config_seeds():
     seeds["qwen2"] = dict(shape, model_type="qwen2", use_sliding_window=True, max_window_layers=1)
     seeds["qwen3"] = dict(shape, model_type="qwen3", rope_parameters={"rope_theta": 1e6}, attention_bias=True,
                           layer_types=["full_attention"] * 3)
+    seeds["smollm3"] = dict(shape, model_type="smollm3", no_rope_layers=[1, 1, 0])
     texts = {name: json.dumps(config).encode() for name, config in seeds.items()}
     texts["generation"] = texts["qwen3"] + b"\0" + json.dumps(generation).encode()
     return texts
