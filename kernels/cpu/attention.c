@@ -184,6 +184,7 @@ static void run_chunks(const struct attention_job *job, const struct task *t, in
         .kv = kv,
         .head_offset = kv_head_offset(kv, a->layer, t->kv_head),
         .table = a->block_table + (size_t)t->seq * (size_t)a->block_table_stride,
+        .kv_len = a->kv_len[t->seq],
         .n_rows = t->n_tokens * t->n_heads,
         .q = room->q,
         .position = position,

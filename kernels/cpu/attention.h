@@ -31,6 +31,7 @@ struct attn_chunk {
     size_t head_offset;   /* of the layer's and head's K from the start of a page */
     const int32_t *table; /* the sequence's pages */
     int32_t begin, end;   /* positions, within one chunk */
+    int32_t kv_len;       /* of the sequence: what may be asked for ahead */
     int32_t n_rows;
     const float *q;          /* [head_dim][ATTN_ROWS], times the scale */
     const int32_t *position; /* [n_rows] */

@@ -24,14 +24,20 @@ INLINE vf load_kv(const enum llm_dtype dtype, const uint8_t *p, int n)
 
 /* ---- scores: q . k for R rows and V vectors of tokens -------------------------------------------------- */
 
-INLINE void score_tile(const enum llm_dtype dtype, const int R, const int V, const uint8_t *const *k,
-                       size_t stride, int tokens, int32_t dim, const float *q, float *out)
+/* fetch, here and below: rows are so few that memory sets the pace, and pages so short that the processor's
+ * prefetchers do not get going. What comes next is then asked for meanwhile: V of the same pages, and, when V
+ * is at work, K of the next chunk's (measured: twice the bandwidth). v_offset: from a K to its V. */
+INLINE void score_tile(const enum llm_dtype dtype, const int R, const int V, const int fetch,
+                       const uint8_t *const *k, size_t stride, int tokens, int32_t dim, size_t v_offset,
+                       const float *q, float *out)
 {
     vf acc[ROWS_MAX][TOKENS_MAX_VECTORS];
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < V; v++) acc[r][v] = vf_zero();
     for (int32_t d = 0; d < dim; d++, q += ATTN_ROWS) {
         vf kd[TOKENS_MAX_VECTORS];
         UNROLL for (int v = 0; v < V; v++) kd[v] = load_kv(dtype, k[v] + (size_t)d * stride, tokens);
+        UNROLL for (int v = 0; v < V && fetch; v++)
+            _mm_prefetch((const char *)k[v] + (size_t)d * stride + v_offset, _MM_HINT_T0);
         UNROLL for (int r = 0; r < R; r++)
         {
             const vf qd = vf_set1(q[r]);
@@ -43,7 +49,8 @@ INLINE void score_tile(const enum llm_dtype dtype, const int R, const int V, con
             vf_store(out + (size_t)r * ATTN_SCORE_STRIDE + v * tokens, acc[r][v]);
 }
 
-INLINE void score_rows(const enum llm_dtype dtype, const int R, const struct attn_chunk *c, int32_t first_row)
+INLINE void score_rows(const enum llm_dtype dtype, const int R, const int fetch, const struct attn_chunk *c,
+                       int32_t first_row)
 {
     const struct kv_cache *kv = c->kv;
     const int page_size = kv->page_size, size = dtype == DTYPE_F32 ? 4 : 2;
@@ -59,16 +66,16 @@ INLINE void score_rows(const enum llm_dtype dtype, const int R, const struct att
         for (; n < TOKENS_MAX_VECTORS && at < c->end; n++, at += tokens)
             k[n] = (const uint8_t *)kv->base + (size_t)c->table[at / page_size] * kv->page_bytes +
                    c->head_offset + (size_t)(at % page_size * size);
-        const size_t stride = (size_t)(page_size * size);
+        const size_t stride = (size_t)(page_size * size), v_offset = (size_t)kv->head_dim * stride;
         if (n == TOKENS_MAX_VECTORS && tokens == VW) {
-            score_tile(dtype, R, TOKENS_MAX_VECTORS, k, stride, VW, kv->head_dim, q, out);
+            score_tile(dtype, R, TOKENS_MAX_VECTORS, fetch, k, stride, VW, kv->head_dim, v_offset, q, out);
             continue;
         }
         for (int i = 0; i < n; i++, out += tokens) {
             if (tokens == VW)
-                score_tile(dtype, R, 1, k + i, stride, VW, kv->head_dim, q, out);
+                score_tile(dtype, R, 1, fetch, k + i, stride, VW, kv->head_dim, v_offset, q, out);
             else
-                score_tile(dtype, R, 1, k + i, stride, tokens, kv->head_dim, q, out);
+                score_tile(dtype, R, 1, fetch, k + i, stride, tokens, kv->head_dim, v_offset, q, out);
         }
     }
 }
@@ -112,8 +119,17 @@ static void soften_row(const struct attn_chunk *c, int32_t row, float *m, float 
 
 /* ---- weighted sums of V: R rows, V vectors of coordinates ---------------------------------------------- */
 
-INLINE void value_tile(const enum llm_dtype dtype, const int R, const int V, const struct attn_chunk *c,
-                       int32_t first_row, int32_t d, int lanes_here, float *o)
+/* K of the page that holds position `at` a chunk further; where the sequence ends before, of the same page.
+ */
+INLINE const uint8_t *next_chunk_keys(const struct attn_chunk *c, int32_t at)
+{
+    const int32_t next = at + ATTN_CHUNK < c->kv_len ? at + ATTN_CHUNK : at;
+    return (const uint8_t *)c->kv->base + (size_t)c->table[next / c->kv->page_size] * c->kv->page_bytes +
+           c->head_offset;
+}
+
+INLINE void value_tile(const enum llm_dtype dtype, const int R, const int V, const int fetch,
+                       const struct attn_chunk *c, int32_t first_row, int32_t d, int lanes_here, float *o)
 {
     const struct kv_cache *kv = c->kv;
     const int32_t dim = kv->head_dim, page_size = kv->page_size;
@@ -127,8 +143,11 @@ INLINE void value_tile(const enum llm_dtype dtype, const int R, const int V, con
         const int32_t n = page_size - in_page < left ? page_size - in_page : left;
         const uint8_t *value = (const uint8_t *)kv->base + (size_t)c->table[at / page_size] * kv->page_bytes +
                                v_offset + (size_t)in_page * (size_t)dim * size;
+        const uint8_t *next = fetch ? next_chunk_keys(c, at) + (size_t)in_page * (size_t)dim * size : NULL;
         for (int32_t t = 0; t < n; t++, p++, value += (size_t)dim * size) {
             vf vd[TOKENS_MAX_VECTORS];
+            UNROLL for (int v = 0; v < V && fetch; v++) _mm_prefetch(
+                (const char *)next + ((size_t)t * (size_t)dim + (size_t)(d + v * VW)) * size, _MM_HINT_T0);
             UNROLL for (int v = 0; v < V; v++) vd[v] =
                 load_kv(dtype, value + (size_t)(v * VW) * size, lanes_here);
             UNROLL for (int r = 0; r < R; r++)
@@ -143,15 +162,15 @@ INLINE void value_tile(const enum llm_dtype dtype, const int R, const int V, con
         vf_store_n(o + (size_t)(first_row + r) * (size_t)dim + (size_t)(d + v * VW), acc[r][v], lanes_here);
 }
 
-INLINE void value_rows(const enum llm_dtype dtype, const int R, const struct attn_chunk *c, int32_t first_row,
-                       float *o)
+INLINE void value_rows(const enum llm_dtype dtype, const int R, const int fetch, const struct attn_chunk *c,
+                       int32_t first_row, float *o)
 {
     const int32_t dim = c->kv->head_dim;
     int32_t d = 0;
     for (; d + TOKENS_MAX_VECTORS * VW <= dim; d += TOKENS_MAX_VECTORS * VW)
-        value_tile(dtype, R, TOKENS_MAX_VECTORS, c, first_row, d, VW, o);
-    for (; d + VW <= dim; d += VW) value_tile(dtype, R, 1, c, first_row, d, VW, o);
-    if (d < dim) value_tile(dtype, R, 1, c, first_row, d, dim - d, o);
+        value_tile(dtype, R, TOKENS_MAX_VECTORS, fetch, c, first_row, d, VW, o);
+    for (; d + VW <= dim; d += VW) value_tile(dtype, R, 1, fetch, c, first_row, d, VW, o);
+    if (d < dim) value_tile(dtype, R, 1, fetch, c, first_row, d, dim - d, o);
 }
 
 /* ---- a chunk ------------------------------------------------------------------------------------------- */
@@ -190,17 +209,26 @@ INLINE void value_rows(const enum llm_dtype dtype, const int R, const struct att
     }                                                                                                        \
     }
 
-INLINE void attend_chunk(const enum llm_dtype dtype, const struct attn_chunk *c, const struct attn_rows *out)
+INLINE void attend(const enum llm_dtype dtype, const int fetch, const struct attn_chunk *c,
+                   const struct attn_rows *out)
 {
     for (int32_t row = 0; row < c->n_rows; row += ROWS_MAX) {
         const int32_t n = c->n_rows - row;
-        FOR_ROWS(R, n, score_rows(dtype, R, c, row))
+        FOR_ROWS(R, n, score_rows(dtype, R, fetch, c, row))
     }
     for (int32_t row = 0; row < c->n_rows; row++) soften_row(c, row, &out->m[row], &out->l[row]);
     for (int32_t row = 0; row < c->n_rows; row += ROWS_MAX) {
         const int32_t n = c->n_rows - row;
-        FOR_ROWS(R, n, value_rows(dtype, R, c, row, out->o))
+        FOR_ROWS(R, n, value_rows(dtype, R, fetch, c, row, out->o))
     }
+}
+
+INLINE void attend_chunk(const enum llm_dtype dtype, const struct attn_chunk *c, const struct attn_rows *out)
+{
+    if (c->n_rows <= ROWS_MAX)
+        attend(dtype, 1, c, out);
+    else
+        attend(dtype, 0, c, out);
 }
 
 static void attend_f32(const struct attn_chunk *c, const struct attn_rows *out)
