@@ -6,13 +6,16 @@
 
 #include "engine/engine.h"
 
+#include <semaphore.h>
+
 struct fake_model {
     int32_t vocab_size, page_size, n_pages, max_tokens;
     int32_t *slots;     /* [n_pages * page_size] tokens, -1: never written */
     uint64_t *state;    /* [max_tokens] hash of a row's sequence up to it */
     int32_t fail_after; /* forward fails after so many calls; -1: never */
     _Atomic int32_t n_forward;
-    int sleep_us; /* a forward takes that long */
+    _Atomic int gated; /* 1: each forward waits for a post on `gate` */
+    sem_t gate;
 };
 
 struct fake_model *fake_model_new(int32_t vocab_size, int32_t page_size, int32_t n_pages, int32_t max_tokens);

@@ -37,7 +37,7 @@ static llm_status fake_forward(void *self, const struct batch *b, struct llm_err
     int32_t calls = ++m->n_forward;
     if (m->fail_after >= 0 && calls > m->fail_after)
         return llm_fail(err, LLM_EFAILED, "the fake device broke");
-    if (m->sleep_us) usleep((useconds_t)m->sleep_us);
+    if (m->gated) sem_wait(&m->gate);
     if (b->n_tokens > m->max_tokens) return llm_fail(err, LLM_EFAILED, "batch of %d tokens", b->n_tokens);
     for (int32_t i = 0; i < b->n_tokens; i++) m->slots[b->slots[i]] = b->tokens[i];
     for (int32_t s = 0; s < b->n_seqs; s++) {
@@ -79,6 +79,7 @@ static llm_status fake_copy(void *self, int32_t from, int32_t to, struct llm_err
 static void fake_close(void *self)
 {
     struct fake_model *m = self;
+    sem_destroy(&m->gate);
     free(m->slots);
     free(m->state);
     free(m);
@@ -95,6 +96,7 @@ struct fake_model *fake_model_new(int32_t vocab_size, int32_t page_size, int32_t
     m->slots = malloc(sizeof *m->slots * (size_t)n_pages * (size_t)page_size);
     memset(m->slots, 255, sizeof *m->slots * (size_t)n_pages * (size_t)page_size);
     m->state = calloc((size_t)max_tokens, sizeof *m->state);
+    sem_init(&m->gate, 0, 0);
     return m;
 }
 
