@@ -529,7 +529,6 @@ static void a_failing_model_ends_all(void **state)
     struct fake_model *fake;
     struct llm_engine *e = start(&config, &fake);
     fake->fail_after = 12;
-    open_gate(fake);
     struct llm_client *c = connect_to(e);
     int32_t prompt[50];
     fill_prompt(prompt, 50, 1);
@@ -537,6 +536,7 @@ static void a_failing_model_ends_all(void **state)
     struct llm_request *r[3];
     struct llm_event ev;
     for (int i = 0; i < 3; i++) assert_int_equal(llm_submit(c, &s, &r[i], NULL), LLM_OK);
+    open_gate(fake);
     for (int i = 0; i < 3; i++) {
         next_event(c, &ev);
         assert_int_equal(ev.finish, LLM_FINISH_ERROR);

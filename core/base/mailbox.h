@@ -24,7 +24,8 @@ struct mailbox {
 llm_status mailbox_init(struct mailbox *box, struct llm_error *err);
 void mailbox_deinit(struct mailbox *box);
 
-/* Any thread. The letter belongs to the box until the receiver has taken it. */
+/* Any thread. The letter belongs to the box until the receiver has taken it. The box itself is touched once
+ * more after that, to wake the receiver: who wants to end a box must first know that no sender is in here. */
 void mailbox_post(struct mailbox *box, struct mail *mail);
 /* Any thread: wakes the receiver without a letter. */
 void mailbox_wake(struct mailbox *box);

@@ -107,7 +107,8 @@ llm_status llm_submit(struct llm_client *c, const struct llm_request_spec *spec,
     if (r->next_of_client) r->next_of_client->previous_of_client = r;
     c->requests = r;
     *out = r;
-    mailbox_post(&e->inbox, &r->mail);
+    r->letter.kind = LETTER_REQUEST;
+    mailbox_post(&e->inbox, &r->letter.mail);
     return LLM_OK;
 }
 
@@ -260,6 +261,18 @@ llm_status llm_wait(struct llm_client *c, int32_t timeout_ms)
     }
 }
 
+/* Returns when the engine is past posting the last letter to this client, which the client may have read
+ * while the engine was yet to wake it. */
+static void say_farewell(struct llm_client *c)
+{
+    struct farewell f = {.letter.kind = LETTER_FAREWELL};
+    sem_init(&f.done, 0, 0);
+    mailbox_post(&c->engine->inbox, &f.letter.mail);
+    while (sem_wait(&f.done)) { /* interrupted by a signal */
+    }
+    sem_destroy(&f.done);
+}
+
 void llm_client_close(struct llm_client *c)
 {
     if (!c) return;
@@ -272,6 +285,7 @@ void llm_client_close(struct llm_client *c)
         peek(c); /* finds nothing, settles everything */
         if (c->requests) mailbox_wait(&c->box, -1);
     }
+    say_farewell(c);
     mailbox_deinit(&c->box);
     mem_free(c);
 }

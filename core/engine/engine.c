@@ -131,7 +131,11 @@ static void drain(struct llm_engine *e)
 {
     for (struct mail *m = mailbox_take(&e->inbox), *next; m; m = next) {
         next = m->next;
-        take_request(e, (struct llm_request *)((char *)m - offsetof(struct llm_request, mail)));
+        struct letter *letter = (struct letter *)m;
+        if (letter->kind == LETTER_FAREWELL)
+            sem_post(&((struct farewell *)letter)->done); /* all that was posted to its client is posted */
+        else
+            take_request(e, (struct llm_request *)((char *)letter - offsetof(struct llm_request, letter)));
     }
     if (atomic_exchange_explicit(&e->forget, 0, memory_order_acquire)) kv_forget(&e->kv);
     if (!atomic_exchange_explicit(&e->cancels, 0, memory_order_acquire)) return;

@@ -16,6 +16,8 @@
 #include "llmlua.h"
 #include "model/tokenizer.h"
 
+#include <semaphore.h>
+
 /* Layout of `news`. Bytes of text that may be shown: NEWS_ALL_TEXT if nothing is held back. */
 #define NEWS_PENDING ((uint64_t)1 << 63) /* the letter is on its way */
 #define NEWS_FINAL   ((uint64_t)1 << 62)
@@ -36,6 +38,19 @@ static inline uint64_t news_text(uint64_t news)
 {
     return news & NEWS_ALL_TEXT;
 }
+
+/* What comes to the engine's mailbox. */
+enum letter_kind { LETTER_REQUEST, LETTER_FAREWELL };
+struct letter {
+    struct mail mail; /* first */
+    enum letter_kind kind;
+};
+
+/* A client wants to close its mailbox: `done` is posted when the engine will not touch it again. */
+struct farewell {
+    struct letter letter; /* first */
+    sem_t done;
+};
 
 /* One sequence of a request. */
 struct output {
@@ -86,7 +101,7 @@ struct llm_request {
     int32_t n_logprobs, n_prompt_logprobs; /* entries a row; 0: not asked for */
     int64_t t_submitted;                   /* ns */
 
-    struct mail mail; /* to the engine, once */
+    struct letter letter; /* to the engine, once */
     _Atomic int cancelled;
 
     /* the engine's; atomic as llm_request_info looks at them any time */
