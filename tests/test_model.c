@@ -375,16 +375,23 @@ static void count_progress(void *ud, int64_t done, int64_t total)
 
 static void test_progress(void **state)
 {
-    static const char *const paths[] = {GOLDEN "llama3", GOLDEN "qwen2/model.gguf", GOLDEN "qwen3"};
-    static const char *const formats[] = {"auto", "gguf", "dummy"};
+    static const struct {
+        const char *path, *load_format, *dtype;
+    } cases[] = {{GOLDEN "llama3", "auto", NULL},           {GOLDEN "llama3", "safetensors", "float32"},
+                 {GOLDEN "qwen2/model.gguf", "gguf", NULL}, {GOLDEN "qwen3", "dummy", NULL},
+                 {GOLDEN "llama3", "dummy", NULL},          {GOLDEN "llama3", "dummy", "float32"}};
     struct backend *be = run_backend("ref", 1);
     (void)state;
-    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct progress p = {0};
         struct model *model;
         struct llm_error err;
-        struct model_options options = {
-            .path = paths[i], .load_format = formats[i], .progress = count_progress, .progress_ud = &p};
+        struct model_options options = {.path = cases[i].path,
+                                        .load_format = cases[i].load_format,
+                                        .dtype = cases[i].dtype,
+                                        .skip_tokenizer = 1,
+                                        .progress = count_progress,
+                                        .progress_ud = &p};
         assert_int_equal(model_open(be, &options, &model, &err), LLM_OK);
         assert_true(p.n_calls > 20);
         assert_int_equal(p.done, p.total);
