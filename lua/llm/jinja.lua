@@ -39,7 +39,9 @@ local function traceback(template)
       if text:find("stack overflow", 1, true) then
         err = errors.new("RecursionError", "maximum recursion depth exceeded")
       else
-        err = errors.new("InternalError", text)
+        -- Lua's own complaint about an operand: a filter was given a type of argument it does not take.
+        err = errors.new("TypeError", "a filter or function has an argument of a wrong type")
+        err.detail = text
       end
     end
     err.line = err.line or running_line(template)

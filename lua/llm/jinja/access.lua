@@ -130,6 +130,9 @@ end
 local function bind_markup(method, self)
   return native(method.name, function(args, n, kwargs)
     local r = M.call(bind(method, self.s), args, n, kwargs)
+    if kind_of(r) == "list" then
+      for i = 1, r.n do r[i] = value.markup(r[i]) end
+    end
     return type(r) == "string" and value.markup(r) or r
   end, nil, true)
 end

@@ -239,11 +239,11 @@ end
 
 -- The filter of {% for … if test %} as a local function. It has a scope of its own, where `loop` is the outer one's.
 function Compiler:loop_test(node)
-  self:emit("local function test(item)")
+  self:emit("local function test(it)")
   local frame = self:enter({}, function(f) f:target_params(node.target) end)
   frame:analyze_node(node.test)
   self:initialize(frame)
-  self:assign(node.target, "item")
+  self:assign(node.target, "it")
   self:emit("return " .. self:cond(node.test))
   self:emit("end")
   self:leave()
@@ -271,10 +271,10 @@ function Compiler:loop_body(node)
   local loop = { label = "next" .. self.labels }
   local filtered = node.test and not extended
   self:emit("for i=1,n do")
-  self:emit("local item=items[i]" .. (filtered and " if test(item) then" or ""))
+  self:emit("local it=items[i]" .. (filtered and " if test(it) then" or ""))
   self:emit("tick(1)" .. (extended and " loop.i=i" or ""))
   self:initialize(frame)
-  self:assign(node.target, "item")
+  self:assign(node.target, "it")
   local outer_loop, soft = self.loop, self.soft
   self.loop, self.soft = loop, false
   self:emit("do")

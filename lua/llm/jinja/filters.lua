@@ -63,6 +63,7 @@ def("string", {}, function(v)
 end)
 
 def("replace", { "old", "new", "count" }, function(v, old, new, count)
+  if new == nil then errors.type_error("replace needs the old and the new text") end
   return str_methods.replaced(str(v), str(old), str(new), not absent(count) and count or nil)
 end)
 
@@ -244,13 +245,12 @@ end)
 def("abs", {}, function(v)
   local x, is_float = ops.number(v)
   if x then return is_float and value.float(math.abs(x)) or math.abs(x) end
-  if kind_of(v) == "undefined" then ops.fail_undefined(v) end
   errors.type_error("bad operand type for abs(): '" .. value.type_name(v) .. "'")
 end)
 
 -- round() of the decimal text, so that ties are those of the exact binary value, as in Python.
 local function round_common(x, precision)
-  if precision >= 0 then return tonumber(("%." .. math.min(precision, 30) .. "f"):format(x)) end
+  if precision >= 0 then return tonumber(format.fixed(x, math.min(precision, 30))) end
   local scale = 10 ^ -precision
   local scaled = x / scale
   local low = math.floor(scaled)

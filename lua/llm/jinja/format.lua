@@ -57,17 +57,30 @@ local function int_digits(n, conversion, sign, alternate)
   return (n < 0 and "-" or (sign ~= "-" and sign or "")) .. body
 end
 
+-- "%.<precision>f" with ties to even, as in C; LuaJIT's own rounds them away from zero.
+local function fixed(x, precision)
+  local rounded = string.format("%." .. precision .. "f", x)
+  local exact = string.format("%." .. precision + 25 .. "f", x)
+  local kept, rest = exact:sub(1, #exact - 25), exact:sub(-25)
+  if precision == 0 then kept = kept:gsub("%.$", "") end
+  if rest:find("^50*$") and tonumber(kept:sub(-1)) % 2 == 0 then return kept end
+  return rounded
+end
+M.fixed = fixed
+
 local function float_digits(x, conversion, precision, sign)
   local body
   if x ~= x or x == math.huge or x == -math.huge then
     body = x ~= x and "nan" or "inf"
+  elseif conversion == "f" then
+    body = fixed(math.abs(x), math.min(precision or 6, 70))
   else
     body = string.format("%." .. math.min(precision or 6, 99) .. conversion, math.abs(x))
   end
   return ((x < 0 or 1 / x < 0) and "-" or (sign ~= "-" and sign or "")) .. body
 end
 
-local function percent_one(conversion, flags, precision, v)
+local function percent_one(conversion, flags, precision, v, at)
   local sign = flags:find("+", 1, true) and "+" or flags:find(" ", 1, true) and " " or "-"
   if conversion == "s" or conversion == "r" or conversion == "a" then
     local s = conversion == "s" and str(v) or repr(v)
@@ -89,7 +102,7 @@ local function percent_one(conversion, flags, precision, v)
     end
     return float_digits(number(v, "a number"), conversion == "F" and "f" or conversion, precision, sign)
   end
-  errors.value_error("unsupported format character '" .. conversion .. "'")
+  errors.value_error(("unsupported format character '%s' (0x%x) at index %d"):format(conversion, conversion:byte(), at))
 end
 
 -- template % args: args is a tuple, a dict for %(name)s, or one value.
@@ -128,7 +141,8 @@ function M.percent(template, args)
       else
         v = next_arg()
       end
-      local s = percent_one(conversion, flags, dot ~= "" and (tonumber(precision) or 0) or nil, v)
+      local s = percent_one(conversion, flags, dot ~= "" and (tonumber(precision) or 0) or nil, v,
+        stop - 2)
       local left = flags:find("-", 1, true)
       local zero = flags:find("0", 1, true) and not left and not conversion:find("[sra]")
       out[#out + 1] = pad(s, tonumber(width) or 0, zero and "0" or " ", left and "<" or zero and "=" or ">")
@@ -217,7 +231,7 @@ local function field_value(path, args, n, kwargs, auto)
   local index = first:find("^%d+$") and tonumber(first)
   if index then
     if index >= n then
-      errors.raise("IndexError", "Replacement index " .. index .. " out of range for positional args tuple")
+      errors.raise("IndexError", "tuple index out of range")
     end
     v = args[index + 1]
   else

@@ -93,7 +93,7 @@ expr.tuple = collection "R.tuple"
 expr.dict = collection "R.dict_of"
 
 -- f(a, b, c …) with the operands in groups: f(f(a, b), c …) means the same for + and ~.
-local function nested(name, codes)
+local function grouped(name, codes)
   local result = concat(codes, ",", 1, math.min(#codes, MAX_OPERANDS))
   for first = MAX_OPERANDS + 1, #codes, MAX_OPERANDS do
     result = name .. "(" .. result .. ")," .. concat(codes, ",", first, math.min(#codes, first + MAX_OPERANDS - 1))
@@ -101,11 +101,14 @@ local function nested(name, codes)
   return name .. "(" .. result .. ")"
 end
 
+-- a + b + c adds before it evaluates c: the first error is Python's. Only very long sums evaluate all operands first.
 function expr.add(self, node)
-  return nested(#node.operands == 2 and "add" or "R.add_all", self:exprs(node.operands))
+  local codes = self:exprs(node.operands)
+  if #codes > MAX_OPERANDS then return grouped("R.add_all", codes) end
+  return ("add("):rep(#codes - 1) .. codes[1] .. "," .. concat(codes, "),", 2) .. ")"
 end
 
-function expr.concat(self, node) return nested("R.concat", self:exprs(node.operands)) end
+function expr.concat(self, node) return grouped("R.concat", self:exprs(node.operands)) end
 
 function expr.binary(self, node)
   return "R." .. node.op .. "(" .. self:expr(node.left) .. "," .. self:expr(node.right) .. ")"
@@ -231,7 +234,7 @@ local function positional(self, params, args)
     for p, param in ipairs(params) do
       if param == name then position = p end
     end
-    if not position or out[position] then return nil end
+    if not position or (out[position] and out[position] ~= "nil") then return nil end
     while #out < position - 1 do out[#out + 1] = "nil" end
     out[position] = self:expr(args.values[i])
     for p = 1, position do out[p] = out[p] or "nil" end
@@ -246,7 +249,8 @@ local function applied(self, entry, name, subject, args, fast, full)
     return spread(self, f, args)
   end
   if entry.raw then return fast .. "[" .. quote(name) .. "](" .. subject .. "," .. packed(self, args) .. ")" end
-  local codes = args and positional(self, entry.params, args) or (args and nil or {})
+  local codes = {}
+  if args then codes = positional(self, entry.params, args) end
   if not codes then
     return "R.call_native(" .. full .. "[" .. quote(name) .. "]," .. subject .. "," .. packed(self, args) .. ")"
   end

@@ -240,6 +240,7 @@ end
 
 function Lexer:comment(at)
   local s = self.source
+  if at > #s then return at end -- jinja2 lets a template end in "{#"
   local close = find(s, "#}", at, true)
   if not close then fail("Missing end of comment tag", self.line) end
   local sign = match(sub(s, at, close - 1), "[-+]$") or ""
@@ -251,6 +252,7 @@ end
 -- The text between {% raw %} and {% endraw %}; `at` is behind the first.
 function Lexer:raw(at)
   local s, from = self.source, at
+  if at > #s then return at end
   while true do
     local open, sign, inner = match(s, "(){%%([-+]?)%s*endraw%s*()", from)
     if not open then fail("Missing end of raw directive", self.line) end

@@ -143,6 +143,10 @@ function M.slice(v, start, stop, step)
     end
     budget.spend(n)
     out.n = n
+    if kind == "range" then
+      out.kind, out.start, out.step = "range", v.start + first * v.step, v.step * by
+      out.stop = v.start + last * v.step
+    end
     return out
   end
   if kind == "undefined" then ops.fail_undefined(v) end

@@ -21,8 +21,10 @@ local function string_arg(v, what, optional)
   if type(v) == "string" then return v end
   if optional and (v == nil or v == none) then return nil end
   if kind_of(v) == "markup" then return v.s end
-  errors.type_error(what .. " arg must be " .. (optional and "None or " or "") .. "str"
-    .. (v ~= nil and ", not " .. type_name(v) or ""))
+  if optional == "strip" then errors.type_error(what .. " arg must be None or str") end
+  if optional then errors.type_error("must be str or None, not " .. type_name(v)) end
+  errors.type_error(v == nil and what .. " lacks an argument"
+    or what .. " must be str, not " .. type_name(v))
 end
 
 local function int_arg(v, default)
@@ -34,7 +36,7 @@ end
 
 for _, side in ipairs { "strip", "lstrip", "rstrip" } do
   local strip = unicode[side]
-  def(side, { "chars" }, function(s, chars) return strip(s, string_arg(chars, side, true)) end)
+  def(side, { "chars" }, function(s, chars) return strip(s, string_arg(chars, side, "strip")) end)
 end
 
 for _, name in ipairs { "upper", "lower", "title", "capitalize", "swapcase" } do
@@ -215,7 +217,10 @@ function M.replaced(s, old, new, count)
 end
 
 def("replace", { "old", "new", "count" }, function(s, old, new, count)
-  return M.replaced(s, string_arg(old, "replace"), string_arg(new, "replace"), int_arg(count, -1))
+  if new == nil then
+    errors.type_error("replace expected at least 2 arguments, got " .. (old == nil and 0 or 1))
+  end
+  return M.replaced(s, string_arg(old, "replace() argument 1"), string_arg(new, "replace() argument 2"), int_arg(count, -1))
 end)
 
 def("join", { "iterable" }, function(s, iterable)

@@ -25,7 +25,7 @@ none|None|true|True|false|False|[]|()|{}|(1,)|(1)|(1,2)|[1,]|{'a':1,}|[1,[2,(3,)
 s[0]|s[-1]|s[1:3]|s[:-1]|s[::-1]|s[::2]|s[5:2]|s[-3:]|s[99]|s[100:]|u[2]|u[-1]|u[2:6]|u[::-1]|u[-3:]|s[:]|s[1:9:3]|s[9:1:-2]
 l[0]|l[-1]|l[1:]|l[::-1]|l[:2]|l[5]|l[-9]|l['0']|l[true]|l[1.0]|l.0|(1,2,3)[1:]|(1,2)[0]|range(5)[2]|range(5)[1:3]|[1,2,3][-2:]
 d.a|d['a']|d.zz|d['zz']|d.items|nested.items.x|nested['items'].x[1].y|nested.keys|nested['keys']|nested['1']|nested.get('1')|nested['get']
-users[0].name|users[0]['tags'][0]|users[1].tags|users|nested|mixed|nil.x|nil['x']|n.x|s.zz|t.x|f.real
+users[0].name|users[0]['tags'][0]|users[1].tags|users|nested|mixed|nil.x|nil['x']|n.x|s.zz|t.x
 d.get('a')|d.get('q')|d.get('q','w')|d.get('q',none)|d.get(key='a')|d.keys()|d.values()|d.items()|d.items()|list|d.keys()|list|d.items()|length
 d.copy()|'a' in d.keys()|d.items()|first|dict(a=1)|dict(d,c=3)|dict([('x',1)])|dict()|dict(a=1)==d|d|length|d|list|d|first|d|last
 l.index(1)|l.count(3)|l.copy()|(1,2,1).count(1)|[1,1.0,true].count(1)
@@ -93,11 +93,10 @@ x.y|x['y']|x.y.z|x()|x+1|1+x|x*2|-x|x<1|x[1:]|x|int|nil.x.y|d.zz.q|d['zz']['q']|
 1/0|1//0|1%0|1.0/0|0**-1|-'a'|+none|nil[1:]|n[1:]|d[1:]|l['a':]|l[::0]|d[[1]]|n|length|nil|length|l|map('string')|length
 d.pop('a')|d.update({})|d.clear()|d.setdefault('q',1)|l.append(1)|l.pop()|l.sort()|l.extend([])|l.insert(0,1)|l.reverse()|l.remove(3)|d.popitem()
 s.__class__|s.__class__.__mro__|d.__init__.__globals__|l.__len__()|''.__class__.__base__|range.__globals__|namespace.__init__
-raise_exception('boom')|raise_exception('Ünï "q" \'s\'')|raise_exception(none)|raise_exception(1)|raise_exception()|raise_exception('a'~n)
+raise_exception('boom')|raise_exception('Ünï "q" \'s\'')|raise_exception(none)|raise_exception(1)|raise_exception('a'~n)
 range(200000)|range(1,2,0)|range('a')|range()|l.index(99)|s.index('zz')|'a'.split('')|'a'.join([1])|'a'.join(5)|'-'.join([1,2])|s.startswith(1)|s.replace(1,2)|s.replace('a')|s.strip(1)|s.split(1)|'%d'%'a'|'%s %s'%1|'%s'%(1,2)|'%z'%1|'%'%1|'{'.format()|'{}'.format()|'{a}'.format()|'}'.format()|'{1}'.format(0)
 l|join(1,2,3,4)|s|upper(1)|s|replace|s|nope|s is nope|s|default(zz=1)|'a'|sort(q=1)|n|list|n|join|n|sort|[1,'a']|sort|[none,1]|sort|[1,'a']|min|[{}]|unique|list|d|dictsort(by='x')|l|dictsort|n|items|l|last|length|l|map|list|l|map('nope')|list|l|select('nope')|list|l|map('string')|last|l|first.zz.y|x|tojson|[x]|tojson|range(3)|tojson|namespace()|tojson|{(1,2):3}|tojson
 dict(1)|dict([1])|namespace(1)|namespace(_x=1)|cycler()|loop|loop.index|s|indent|n|indent|x|indent|n|round('x')|s|round|n|round(0,'zz')|s|abs|'a'|int.q.z|1.5|filesizeformat(1,2)|s|center(none)|[]|random|first
-1.|1 +|(1|[1|{1:2|{1}|'abc|a b|1 2|a.|a[|a[]|f(a b)|f(a=1, 2)|f(**a, b)|f(*a, *b)|a is|a is not|a|b is c is d|{{}}|a ? b|@|a!b|)|]|}|a)|(]|if|else|not|a and|a..b|a.'b'|'\x4'|'\uZZ'|1 if|a if b else
 """
 
 STATEMENTS = r"""
@@ -209,7 +208,6 @@ b
 {% block a %}B{{ n }}{% endblock %}
 {% block a %}B{% endblock a %}
 {% do l.append(1) %}
-{% include 'x' %}
 {% if s|nope %}{% endif %}
 {% if no %}{{ s|nope }}{% endif %}ok
 {% if t %}{{ s|nope }}{% endif %}ok
@@ -219,7 +217,6 @@ b
 {% if no %}{{ s is nope }}{% endif %}ok
 {% for loop in l %}{% endfor %}
 {% for i in l %}{% set loop = 1 %}{% endfor %}
-{% break %}
 {% for i in l %}
 {% if t %}
 {% endfor %}
@@ -281,6 +278,47 @@ a
 {% for i in q %}
 
 {{ i.zz.q }}{% endfor %}
+"""
+
+SYNTAX = r"""
+1.
+1 +
+(1
+[1
+{1:2
+{1}
+'abc
+a b
+1 2
+a.
+a[
+a[]
+f(a b)
+f(a=1, 2)
+f(**a, b)
+f(*a, *b)
+a is
+a is not
+b is c is d
+{{}}
+a ? b
+@
+a!b
+)
+]
+}
+a)
+(]
+if
+else
+not
+a and
+a..b
+a.'b'
+'\x4'
+'\uZZ'
+1 if
+a if b else
 """
 
 BLOCKS = [
@@ -361,5 +399,6 @@ FILTER_NAMES = sorted(
 
 EXPRESSIONS = [{"template": "{{ " + c + " }}"} for c in cells(OUTPUT)]
 EXPRESSIONS += [{"template": "{{ " + c + " }}"} for c in cells(ERRORS)]
+EXPRESSIONS += [{"template": "a\n{{ " + c + " }}"} for c in SYNTAX.strip("\n").split("\n")]
 EXPRESSIONS += [{"template": t} for t in STATEMENTS.strip("\n").split("\n")]
 EXPRESSIONS += [{"template": t} for t in BLOCKS]
