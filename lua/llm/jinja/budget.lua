@@ -7,7 +7,7 @@
 local errors = require "llm.jinja.errors"
 
 local M = {
-  DEFAULT_STEPS = 5e6,          -- well under a second of work; a 10,000-message chat needs about a tenth
+  DEFAULT_STEPS = 3e6,          -- at most about a second of work; a 10,000-message chat needs about a tenth
   DEFAULT_OUTPUT = 16 * 2 ^ 20, -- bytes of one rendering, and of any one string inside it
   MAX_CALL_DEPTH = 200,         -- macros inside macros
   MAX_VALUE_DEPTH = 200,        -- lists inside lists, when printed, compared or serialized

@@ -221,7 +221,7 @@ local function encode_dict(out, d, options, depth)
 end
 
 encode = function(out, v, options, depth)
-  budget.spend(1)
+  budget.spend(3)
   if depth > budget.MAX_VALUE_DEPTH then errors.raise("RecursionError", "maximum recursion depth exceeded") end
   local t, kind = type(v), value.kind(v)
   if t == "string" then

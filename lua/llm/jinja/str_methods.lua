@@ -212,6 +212,7 @@ function M.replaced(s, old, new, count)
     return s
   end
   local parts, n = split_at(s, old, limit)
+  budget.spend(n)
   budget.text(#s + (n - 1) * #new)
   return table.concat(parts, new, 1, n)
 end
@@ -220,7 +221,8 @@ def("replace", { "old", "new", "count" }, function(s, old, new, count)
   if new == nil then
     errors.type_error("replace expected at least 2 arguments, got " .. (old == nil and 0 or 1))
   end
-  return M.replaced(s, string_arg(old, "replace() argument 1"), string_arg(new, "replace() argument 2"), int_arg(count, -1))
+  old, new = string_arg(old, "replace() argument 1"), string_arg(new, "replace() argument 2")
+  return M.replaced(s, old, new, int_arg(count, -1))
 end)
 
 def("join", { "iterable" }, function(s, iterable)

@@ -101,7 +101,7 @@ repr = function(v, depth)
   if t == "number" then return M.int_text(v) end
   if t == "boolean" then return v and "True" or "False" end
   if depth > budget.MAX_VALUE_DEPTH then errors.raise("RecursionError", "maximum recursion depth exceeded") end
-  budget.spend(1)
+  budget.spend(2)
   local render = REPR[v.kind]
   return render and render(v, depth + 1) or "<" .. value.type_name(v) .. " object>"
 end
