@@ -23,11 +23,11 @@ opts.model = opts.model or opts.config
 if not opts.model then llm.exit(2, "--model is missing (or --load-format dummy --config DIR)") end
 math.randomseed(opts.seed or 0)
 
+local bandwidth = llm.try(llm.bandwidth, opts.threads) / 1e9
 local load_start = llm.now()
 local engine = llm.try(llm.engine, opts)
 local load_seconds = llm.now() - load_start
 local info = engine:info()
-local bandwidth = llm.bandwidth(info.threads) / 1e9
 
 -- ---- tools ---------------------------------------------------------------------------------------------------
 

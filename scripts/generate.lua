@@ -50,7 +50,14 @@ local null, array, object = llm.json.null, llm.json.array, llm.json.object
 local logprob_order = { "logprob", "rank", "decoded_token" }
 local sequence_order = { "index", "text", "token_ids", "finish_reason", "stop_reason", "logprobs",
                          "cumulative_logprob" }
+local metrics_order = { "arrival_time", "scheduled_time", "first_token_time", "finished_time", "queue_time",
+                        "time_to_first_token", "e2e_latency", "num_preemptions" }
 local output_order = { "prompt", "prompt_token_ids", "prompt_logprobs", "outputs", "metrics", "num_cached_tokens" }
+
+local function or_null(value)
+  if value == nil then return null end
+  return value
+end
 
 -- A list of maps from token id to {logprob, rank, decoded_token}; null for a token without (a prompt's first).
 local function logprobs_json(rows)
@@ -60,16 +67,14 @@ local function logprobs_json(rows)
     list[i] = null
     if row then
       local map = {}
-      for id, entry in pairs(row) do map[tostring(id)] = object(entry, logprob_order) end
+      for id, entry in pairs(row) do
+        map[tostring(id)] = object({ logprob = entry.logprob, rank = entry.rank,
+                                     decoded_token = or_null(entry.decoded_token) }, logprob_order)
+      end
       list[i] = object(map)
     end
   end
   return list
-end
-
-local function or_null(value)
-  if value == nil then return null end
-  return value
 end
 
 local function sequence_json(sequence)
@@ -86,7 +91,7 @@ local function output_json(output)
   return llm.json.encode(object({
     prompt = output.prompt and llm.json.utf8(output.prompt) or null,
     prompt_token_ids = array(output.prompt_token_ids), prompt_logprobs = logprobs_json(output.prompt_logprobs),
-    outputs = sequences, metrics = output.metrics, num_cached_tokens = output.num_cached_tokens,
+    outputs = sequences, metrics = object(output.metrics, metrics_order), num_cached_tokens = output.num_cached_tokens,
   }, output_order))
 end
 

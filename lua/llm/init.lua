@@ -5,6 +5,7 @@
 
 local core = require "llm.core"
 local engines = require "llm.engine"
+local tasks = require "llm.task"
 local tokenizers = require "llm.tokenizer"
 
 local M = {
@@ -12,6 +13,10 @@ local M = {
   table = require "llm.table",
   exit = require "llm.exit",
   options = require("llm.options").options,
+  server = require("llm.server").new,
+  fetch = require("llm.fetch").fetch,
+  http = require "llm.http",
+  task = tasks,
 }
 
 -- Opens a model: llm.engine{ model = PATH, … }. Also takes what llm.options returned.
@@ -44,13 +49,17 @@ function M.version() return core.version end
 -- Seconds of a clock that only goes forward; the times in metrics are of this clock.
 function M.now() return core.now() end
 
--- Waits. Ctrl-C ends the script.
-function M.sleep(seconds) core.sleep(seconds) end
+-- Waits. In a task of the event loop (a request's handler) the others run meanwhile. Ctrl-C ends the script.
+function M.sleep(seconds)
+  if tasks.running() then return tasks.sleep(seconds) end
+  core.sleep(seconds)
+end
 
 -- A progress bar on stderr; see llm/progress.lua.
 function M.progress(label, total, enabled) return require("llm.progress").new(label, total, enabled) end
 
 -- Bytes a second this machine reads from memory with so many threads (nil: all), measured now, in half a second.
+-- peak_memory starts again after it, so that it does not count the buffer: measure before opening a model.
 function M.bandwidth(threads)
   local rate, message = core.bandwidth(threads)
   if not rate then error(message, 2) end

@@ -88,8 +88,8 @@ describe("llmlua", function()
     local directory = os.tmpname()
     os.remove(directory)
     local result = support.shell(("mkdir %s && echo 'return 1' > %s/llm.lua && %s -e %s"):format(directory, directory,
-      support.quote(support.program), support.quote(("package.path = '%s/?.lua;' .. package.path print(require('llm').version, "
-      .. "pcall(require, 'llm.nothing'))"):format(directory))))
+      support.quote(support.program), support.quote(("package.path = '%s/?.lua;' .. package.path "
+      .. "print(require('llm').version, pcall(require, 'llm.nothing'))"):format(directory))))
     os.remove(directory .. "/llm.lua")
     os.remove(directory)
     assert.truthy(result.out:find("^function: [%w]+\tfalse"), result.out .. result.err)
@@ -116,7 +116,8 @@ describe("the prompt", function()
   it("works through a pipe, without prompts", function()
     local result = support.run({ "-i" }, session)
     assert.equal(0, result.code)
-    assert.equal("2\n\"a\"\tnil\n1\n2\n{ 1, b = \"c\" }\n{ 7 }\n\"" .. require("llm").version() .. "\"\n5\n", result.out)
+    assert.equal(("2\n\"a\"\tnil\n1\n2\n{ 1, b = \"c\" }\n{ 7 }\n\"%s\"\n5\n"):format(require("llm").version()),
+      result.out)
     assert.truthy(result.err:find("stdin:1: bad\nstack traceback:", 1, true) or result.err:find("bad", 1, true))
     assert.truthy(result.err:find("stdin:1: attempt to perform arithmetic on a nil value", 1, true))
     assert.truthy(result.err:find("stdin:1: unexpected symbol near '='", 1, true))
@@ -127,7 +128,8 @@ describe("the prompt", function()
     os.remove(home)
     local command = ("mkdir %s && HOME=%s TERM=dumb script -qec %s /dev/null"):format(home, home,
       support.quote(support.quote(support.program) .. " -i"))
-    local result = support.shell(command, "6 * 7\nfor i = 1, 1 do\nprint('in' .. 'side')\nend\nerror('oops')\n'still' .. ' here'\n")
+    local result = support.shell(command, "6 * 7\nfor i = 1, 1 do\nprint('in' .. 'side')\nend\nerror('oops')\n"
+      .. "'still' .. ' here'\n")
     assert.truthy(result.out:find("42", 1, true))
     assert.truthy(result.out:find("inside", 1, true))
     assert.truthy(result.out:find("oops", 1, true))

@@ -23,8 +23,8 @@ describe("docs/scripting.md", function()
   for _, example in ipairs(list) do
     it("line " .. example.line, function()
       local path = support.file(example.code, ".lua")
-      local result = support.shell(("cd %s && %s %s"):format(support.quote(support.root), support.quote(support.program),
-        support.quote(path)))
+      local result = support.shell(("cd %s && %s %s"):format(support.quote(support.root),
+        support.quote(support.program), support.quote(path)))
       os.remove(path)
       assert.equal(0, result.code, result.err)
       assert.equal("", result.err)

@@ -53,7 +53,8 @@ describe("llm.schema", function()
   end)
 
   it("suggests, and says what a value must be", function()
-    assert.equal("unknown engine option 'max_model_length'; did you mean 'max_model_len'?", refusal { max_model_length = 5 })
+    assert.equal("unknown engine option 'max_model_length'; did you mean 'max_model_len'?",
+      refusal { max_model_length = 5 })
     assert.equal("unknown engine option '1'", refusal { "model.gguf" })
     assert.equal("max_num_seqs must be a whole number; it is 'many'", refusal { max_num_seqs = "many" })
     assert.equal("max_num_seqs must be a whole number; it is 1.5", refusal { max_num_seqs = 1.5 })
@@ -132,7 +133,8 @@ describe("llm.table", function()
   end)
 
   it("lines columns up", function()
-    assert.equal("test  tok/s\n----  -----\nab        1\nc       200\n", llm.table.columns({ "test", "tok/s" }, { { "ab", 1 }, { "c", 200 } }))
+    assert.equal("test  tok/s\n----  -----\nab        1\nc       200\n",
+      llm.table.columns({ "test", "tok/s" }, { { "ab", 1 }, { "c", 200 } }))
   end)
 end)
 

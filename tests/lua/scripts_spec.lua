@@ -33,6 +33,8 @@ local function keys_in_order(line)
   return keys
 end
 
+local function has(text, part) assert.truthy(text:find(part, 1, true), text) end
+
 describe("generate.lua", function()
   it("prints one object a line, in the order of the prompts", function()
     local result = run { "generate.lua", "--model", model, "--temperature", "0", "--max-tokens", "8", "--json",
@@ -72,7 +74,8 @@ describe("generate.lua", function()
   end)
 
   it("gives a batch the tokens it gives one by one", function()
-    local prompts = { "What is AI?", "How do ML and DL differ?", "The capital of France is", "Write a haiku about rain." }
+    local prompts = { "The capital of France is", "Water boils at a temperature of", "def fibonacci(n):",
+                      "The three primary colors are" } -- README.md's
     local command = { "generate", "--model", model, "--temperature", "0", "--max-tokens", "32", "--json" }
     local function with(...)
       local words = { unpack(command) }
@@ -89,7 +92,8 @@ describe("generate.lua", function()
   end)
 
   it("takes every sampling parameter", function()
-    local object = objects(run { "generate", "--model", model, "--json", "--prompt", "The sky", "--n", "2", "--temperature",
+    local object = objects(run { "generate", "--model", model, "--json", "--prompt", "The sky", "--n", "2",
+      "--temperature",
       "0.9", "--top-p", "0.95", "--top-k", "40", "--min-p", "0.01", "--presence-penalty", "0.1", "--frequency-penalty",
       "0.1", "--repetition-penalty", "1.1", "--seed", "5", "--max-tokens", "6", "--min-tokens", "3", "--stop", "zzz",
       "--stop-token-ids", "7,8", "--ignore-eos", "--include-stop-str-in-output", "--no-skip-special-tokens",
@@ -113,7 +117,8 @@ describe("generate.lua", function()
     assert.equal("The capital of France is\nOnce upon a time",
       objects(run { "generate", "--model", model, "--json", "--max-tokens", "1", "--file", path })[1].prompt)
     os.remove(path)
-    assert.equal("piped", objects(run({ "generate", "--model", model, "--json", "--max-tokens", "1" }, "piped\n"))[1].prompt)
+    local piped = run({ "generate", "--model", model, "--json", "--max-tokens", "1" }, "piped\n")
+    assert.equal("piped", objects(piped)[1].prompt)
   end)
 
   it("prints valid JSON for a prompt that is not UTF-8", function()
@@ -122,7 +127,8 @@ describe("generate.lua", function()
   end)
 
   it("streams what it would print", function()
-    local command = { "generate", "--model", model, "--temperature", "0", "--max-tokens", "24", "--prompt", "Once upon a time" }
+    local command = { "generate", "--model", model, "--temperature", "0", "--max-tokens", "24", "--prompt",
+                      "Once upon a time" }
     local plain = run(command).out
     command[#command + 1] = "--stream"
     assert.equal(plain, run(command).out)
@@ -133,7 +139,8 @@ describe("generate.lua", function()
   end)
 
   it("draws its progress on a terminal only", function()
-    local command = { support.program, "generate", "--model", model, "--max-tokens", "2", "--prompt", "a", "--prompt", "b" }
+    local command = { support.program, "generate", "--model", model, "--max-tokens", "2", "--prompt", "a", "--prompt",
+                      "b" }
     for i, word in ipairs(command) do command[i] = support.quote(word) end
     local result = support.shell(("script -qec %s /dev/null"):format(support.quote(table.concat(command, " "))))
     assert.truthy(result.out:find("Generating (2 prompts)", 1, true))
@@ -150,21 +157,22 @@ describe("generate.lua", function()
       return result.err
     end
     local prompt = { "--prompt", "x" }
-    assert.truthy(refusal(1, "--model", "/no/such.gguf", unpack(prompt)):find("/no/such.gguf", 1, true))
-    assert.truthy(refusal(1, unpack(prompt)):find("model", 1, true))
-    assert.truthy(refusal(1, "--model", model, "--temperature", "-1", unpack(prompt)):find("temperature is -1", 1, true))
-    assert.truthy(refusal(1, "--model", model, "--n", "0", unpack(prompt)):find("n is 0", 1, true))
-    assert.truthy(refusal(1, "--model", model, "--top-p", "2", unpack(prompt)):find("top_p is 2", 1, true))
-    assert.truthy(refusal(1, "--model", model, "--prompt", ""):find("prompt", 1, true))
-    assert.truthy(refusal(1, "--model", model, "--max-model-len", "32", "--prompt", ("word "):rep(50)):find("32", 1, true))
-    assert.truthy(refusal(2, "--temprature", "1"):find("did you mean '--temperature'?", 1, true))
-    assert.truthy(refusal(1, "--model", model, "--file", "/no/such/file"):find("/no/such/file", 1, true))
-    assert.truthy(refusal(2, "--model", model, "--stream", "--n", "2", unpack(prompt)):find("--stream", 1, true))
+    has(refusal(1, "--model", "/no/such.gguf", unpack(prompt)), "/no/such.gguf")
+    has(refusal(1, unpack(prompt)), "model")
+    has(refusal(1, "--model", model, "--temperature", "-1", unpack(prompt)), "temperature is -1")
+    has(refusal(1, "--model", model, "--n", "0", unpack(prompt)), "n is 0")
+    has(refusal(1, "--model", model, "--top-p", "2", unpack(prompt)), "top_p is 2")
+    has(refusal(1, "--model", model, "--prompt", ""), "prompt")
+    has(refusal(1, "--model", model, "--max-model-len", "32", "--prompt", ("word "):rep(50)), "32")
+    has(refusal(2, "--temprature", "1"), "did you mean '--temperature'?")
+    has(refusal(1, "--model", model, "--file", "/no/such/file"), "/no/such/file")
+    has(refusal(2, "--model", model, "--stream", "--n", "2", unpack(prompt)), "--stream")
   end)
 
   it("stops at Ctrl-C with 130", function()
-    local result = support.shell(("timeout --preserve-status -s INT 1 %s generate --model %s --prompt x --max-tokens 8000 "
-      .. "--ignore-eos --threads 1; echo $?"):format(support.quote(support.program), support.quote(model)))
+    local result = support.shell(("timeout --preserve-status -s INT 1 %s generate --model %s --prompt x "
+      .. "--max-tokens 8000 --ignore-eos --threads 1; echo $?"):format(support.quote(support.program),
+        support.quote(model)))
     assert.equal("130\n", result.out)
     assert.equal("llmlua: interrupted\n", result.err)
   end)
@@ -178,7 +186,8 @@ describe("tokenize.lua", function()
     assert.same(support.engine():tokenize(text), ids)
     assert.equal(text, run({ "tokenize", "--model", model, "--decode" }, result.out).out)
     assert.equal(json.encode(text) .. "\n", run({ "tokenize", "--model", model, "--decode", "--json" }, result.out).out)
-    assert.equal("Hello  wörld\n\t 😀", run({ "tokenize", "--model", model, "--decode", "--skip-special" }, result.out).out)
+    local skipped = run({ "tokenize", "--model", model, "--decode", "--skip-special" }, result.out)
+    assert.equal("Hello  wörld\n\t 😀", skipped.out)
     local plain = json.decode(run({ "tokenize", "--model", model, "--json", "--no-parse-special" }, text).out)
     assert.truthy(#plain > #ids)
   end)
@@ -187,12 +196,13 @@ describe("tokenize.lua", function()
     assert.equal("  19556  \"Hello\"\n    905  \" world\"\n", run({ "tokenize", "--model", model }, "Hello world").out)
     assert.equal("[]\n", run({ "tokenize", "--model", model, "--json" }, "").out)
     assert.equal("[19556,905]\n", run({ "tokenize", "--model", model, "--json", "--text", "Hello world" }).out)
-    assert.equal("[19556,905]\n", run({ "tokenize", "--model", model, "--json", "--no-special", "--text", "Hello world" }).out)
+    assert.equal("[19556,905]\n", run({ "tokenize", "--model", model, "--json", "--no-special", "--text",
+                                        "Hello world" }).out)
   end)
 
   it("says what is wrong", function()
-    assert.truthy(run({ "tokenize", "--model", model, "--decode" }, "1 x").err:find("'x'", 1, true))
-    assert.truthy(run({ "tokenize", "--model", model, "--decode" }, "99999999").err:find("99999999", 1, true))
+    has(run({ "tokenize", "--model", model, "--decode" }, "1 x").err, "'x'")
+    has(run({ "tokenize", "--model", model, "--decode" }, "99999999").err, "99999999")
     assert.equal(2, run({ "tokenize" }).code)
     assert.equal(1, run({ "tokenize", "--model", "/no/such" }).code)
   end)
@@ -211,7 +221,7 @@ describe("perplexity.lua", function()
     assert.equal(1, short.code)
     assert.truthy(short.err:find("a window of 4096 needs more text", 1, true))
     os.remove(path)
-    assert.truthy(run({ "perplexity", "/no/such", "--model", model }).err:find("/no/such", 1, true))
+    has(run({ "perplexity", "/no/such", "--model", model }).err, "/no/such")
   end)
 
   it("agrees with what the log probabilities of generate say", function()
@@ -254,7 +264,8 @@ describe("bench.lua", function()
   end)
 
   it("simulates users", function()
-    local object = objects(run { "bench", "--model", model, "--json", "--mode", "serve-sim", "--requests", "4", "--rate",
+    local object = objects(run { "bench", "--model", model, "--json", "--mode", "serve-sim", "--requests", "4",
+      "--rate",
       "50", "--n-prompt", "16", "--n-gen", "8" })[1]
     check(object, "serve-sim")
     assert.equal(4, object.requests)
