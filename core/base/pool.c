@@ -13,10 +13,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Spins before a waiting thread gives its processor away (yield) and, for a worker with no job, goes to
- * sleep. A decode step is hundreds of jobs a few microseconds apart: SPIN covers that gap; YIELD keeps a pool
- * that shares its processors with other programs from starving the very thread it waits for. */
-enum { SPIN = 4000, YIELDS_BEFORE_SLEEP = 50 };
+/* A waiting thread first spins, for the gap between two jobs of a decode step is a few microseconds; then it
+ * offers its processor to others at each look (where others run, it is likely they who hold up the thread it
+ * waits for); a worker that has seen no job for about a millisecond, longer than sampling takes between two
+ * steps, goes to sleep. */
+enum { SPINS = 400, YIELDS_BEFORE_SLEEP = 3000 };
 
 struct pool {
     int32_t n;          /* members, the caller included */
@@ -48,7 +49,7 @@ static inline void cpu_relax(void)
 
 static inline void backoff(uint32_t *spins)
 {
-    if (++*spins % SPIN) {
+    if (++*spins < SPINS) {
         cpu_relax();
     } else {
         sched_yield();
@@ -60,7 +61,7 @@ static uint32_t wait_for_job(struct pool *pool, uint32_t last)
     uint32_t spins = 0, job;
     while ((job = atomic_load_explicit(&pool->job, memory_order_acquire)) == last) {
         backoff(&spins);
-        if (spins < SPIN * YIELDS_BEFORE_SLEEP) continue;
+        if (spins < SPINS + YIELDS_BEFORE_SLEEP) continue;
         atomic_fetch_add(&pool->n_asleep, 1); /* before the check in the system call: see pool_run */
         syscall(SYS_futex, &pool->job, FUTEX_WAIT_PRIVATE, last, NULL, NULL, 0);
         atomic_fetch_sub(&pool->n_asleep, 1);
