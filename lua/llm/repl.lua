@@ -115,6 +115,7 @@ local function loop(read, interactive)
       line.clear_interrupt()
       local chunk, message = compile(text)
       if chunk then
+        jit.off(chunk, true) -- a compiled loop does not see Ctrl-C
         show(xpcall(chunk, traceback))
       else
         io.stderr:write(message, "\n")

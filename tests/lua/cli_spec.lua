@@ -140,6 +140,16 @@ describe("the prompt", function()
     assert.truthy(history:find("6", 1, true) and history:find("oops", 1, true))
   end)
 
+  it("survives Ctrl-C, while it waits and while it runs", function()
+    local keys = "sleep 0.5; printf 'while true do end\\n'; sleep 0.5; printf '\\003'; sleep 0.3; printf 'abc\\003'; "
+      .. "sleep 0.3; printf '6 * 7\\n'; sleep 0.3; printf '\\004'"
+    local result = support.shell(("(%s) | HOME=/nonexistent TERM=dumb timeout 20 script -qec %s /dev/null"):format(keys,
+      support.quote(support.quote(support.program) .. " -i")))
+    assert.equal(0, result.code)
+    assert.truthy(result.out:find("interrupted", 1, true))
+    assert.truthy(result.out:find("42", 1, true))
+  end)
+
   it("runs a script first, and ends with llm.exit", function()
     assert.equal("first\n3\n", support.run({ "-e", "v = 3 print 'first'", "-i" }, "v").out)
     assert.equal(4, support.run({ "-i" }, "llm.exit(4)\nprint 'never'").code)
