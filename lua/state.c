@@ -1,6 +1,7 @@
 #include "state.h"
 
 #include "api.h"
+#include "api_net.h"
 #include "embed.h"
 
 #include <lauxlib.h>
@@ -96,6 +97,7 @@ static int open_all(lua_State *L)
     luaL_openlibs(L);
     preload(L, "llm.core", luaopen_llm_core);
     preload(L, "llm.line", luaopen_llm_line);
+    preload(L, "llm.net", luaopen_llm_net);
     install_loader(L);
     wrap_os_exit(L);
     return 0;

@@ -9,6 +9,7 @@ local requests = require "llm.request"
 local options_module = require "llm.options"
 local schema = require "llm.schema"
 local suggest = require "llm.suggest"
+local tasks = require "llm.task"
 local tokenizers = require "llm.tokenizer"
 
 local WAIT_MS = 50 -- between looks at Ctrl-C and the progress bar
@@ -53,7 +54,10 @@ function Engine:__tostring()
 end
 
 -- Cancels what runs and frees the model. Harmless twice.
-function Engine:close() self.handle:close() end
+function Engine:close()
+  if self.detach then self.detach() end
+  self.handle:close()
+end
 
 -- ---- what it knows -------------------------------------------------------------------------------------------
 
@@ -125,6 +129,18 @@ function Engine:wait(seconds)
   local found, message = pump(self, math.floor((seconds or WAIT_MS / 1000) * 1000 + 0.5))
   if found == nil then error(message, 2) end
   return found
+end
+
+-- Waits for events of any of the requests (the keys of a map). In a task of the event loop the others run meanwhile;
+-- else this blocks, for a while. Results as of pump.
+local function await(engine, requests)
+  if not tasks.running() then return pump(engine, WAIT_MS) end
+  if next(requests) then
+    tasks.await_events(engine, requests)
+  else
+    tasks.sleep(WAIT_MS / 1000)
+  end
+  return true
 end
 
 local function submit(engine, prompt, params, fields)
@@ -246,7 +262,7 @@ local function run(batch, bar, note)
   while batch.n_done < #batch.prompts do
     local ok, message = fill(batch)
     if not ok then return nil, message end
-    ok, message = pump(batch.engine, WAIT_MS)
+    ok, message = await(batch.engine, batch.live)
     if ok == nil then return nil, message end
     if ok then ok, message = collect(batch) end
     if ok == nil then return nil, message end
@@ -298,12 +314,13 @@ local function open_stream(engine, prompt, params, options)
   set, message = requests.params(params, engine:default_params())
   if not set then return nil, message end
   local fields
-  fields, message = requests.fields(options, set, true)
+  fields, message = requests.fields(options, set, not (options and options.whole))
   if not fields then return nil, message end
-  local request
-  request, message = submit(engine, one, set, fields)
-  if not request then return nil, message end
-  return setmetatable({ engine = engine, request = request, taken = 0 }, Stream)
+  local request, code
+  request, message, code = submit(engine, one, set, fields)
+  if not request then return nil, message, code end
+  local stream = setmetatable({ engine = engine, request = request, taken = 0 }, Stream)
+  return tasks.own(stream, Stream.close)
 end
 
 -- One prompt, answered as it comes: `for delta in engine:stream(prompt, params) do io.write(delta.text) end`.
@@ -314,6 +331,13 @@ function Engine:stream(prompt, params, options)
   local stream, message = open_stream(self, prompt, params, options)
   if not stream then error(message, 2) end
   return stream
+end
+
+-- As stream, but an expected failure is nil, a message and a code: "EINVAL" (the request is wrong), "EFULL" (too many
+-- wait), "EFAILED" … options.whole: one delta a sequence, when it has finished.
+function Engine:try_stream(prompt, params, options)
+  handle_of(self)
+  return open_stream(self, prompt, params, options)
 end
 
 local function finish_stream(stream)
@@ -351,10 +375,14 @@ function Stream:next()
     if delta then return delta end
     if not self.done then
       if not self.engine.handle:is_open() then error("the engine is closed", 2) end
-      local ok, message = pump(self.engine, WAIT_MS)
-      if ok == nil then
-        self:close()
-        error(message, 2)
+      if tasks.running() then
+        tasks.await_event(self.engine, self.request)
+      else
+        local ok, message = pump(self.engine, WAIT_MS)
+        if ok == nil then
+          self:close()
+          error(message, 2)
+        end
       end
     end
   end
@@ -375,6 +403,7 @@ function Stream:close()
   if self.done then return end
   self.done = true
   self.request:release()
+  tasks.disown(self)
 end
 
 -- Engines take vLLM's names; a method that does not exist is more often a typing mistake than anything else.

@@ -1,0 +1,214 @@
+/* llm.net: the HTTP client. */
+
+#include "api_net.h"
+
+#include "api.h"
+#include "net/http_client.h"
+
+#include <lauxlib.h>
+#include <string.h>
+
+/* Userdata, kept alive until on_done or cancel. Its environment: 1 on_head, 2 on_data, 3 on_done, 4 TLS. */
+struct api_fetch {
+    struct api_loop *loop;
+    struct http_call *call; /* null: over */
+};
+
+enum { ON_HEAD = 1, ON_DATA, ON_DONE, TLS };
+
+/* Pushes a callback; 0 if there is none. */
+static int push_callback(struct api_fetch *f, int which)
+{
+    struct api_loop *loop = f->loop;
+    lua_State *L = loop->L;
+    if (loop->closing || !lua_checkstack(L, 16)) return 0;
+    api_push_kept(loop, L, f);
+    lua_getfenv(L, -1);
+    lua_rawgeti(L, -1, which);
+    lua_replace(L, -3);
+    lua_pop(L, 1);
+    if (lua_isfunction(L, -1)) return 1;
+    lua_pop(L, 1);
+    return 0;
+}
+
+/* Arguments are made in a protected call, because making them takes memory. */
+static int call_on_head(lua_State *L)
+{
+    const struct http_response *r = lua_touserdata(L, 2);
+    lua_settop(L, 1);
+    lua_pushinteger(L, r->status);
+    api_push_headers(L, r->fields, r->n_fields);
+    if (r->content_length >= 0)
+        lua_pushnumber(L, (double)r->content_length);
+    else
+        lua_pushnil(L);
+    lua_call(L, 3, 0);
+    return 0;
+}
+
+static int call_on_data(lua_State *L)
+{
+    const struct net_str *piece = lua_touserdata(L, 2);
+    lua_settop(L, 1);
+    lua_pushlstring(L, piece->data, piece->size);
+    lua_call(L, 1, 0);
+    return 0;
+}
+
+static void call_with(struct api_fetch *f, int which, lua_CFunction shape, const void *what)
+{
+    lua_State *L = f->loop->L;
+    if (!push_callback(f, which)) return;
+    lua_pushcfunction(L, shape);
+    lua_insert(L, -2);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)what);
+    api_call(f->loop, 2);
+}
+
+static void on_head(void *ud, struct http_call *call, const struct http_response *response)
+{
+    (void)call;
+    call_with(ud, ON_HEAD, call_on_head, response);
+}
+
+static void on_data(void *ud, struct http_call *call, const char *data, size_t n)
+{
+    (void)call;
+    struct net_str piece = {data, n};
+    call_with(ud, ON_DATA, call_on_data, &piece);
+}
+
+static void on_done(void *ud, struct http_call *call, llm_status status, const struct llm_error *err)
+{
+    (void)call;
+    struct api_fetch *f = ud;
+    f->call = NULL;
+    if (push_callback(f, ON_DONE)) {
+        if (status == LLM_OK)
+            lua_pushnil(f->loop->L);
+        else
+            lua_pushstring(f->loop->L, err->message);
+        api_call(f->loop, 1);
+    }
+    api_forget(f->loop, f);
+}
+
+static int64_t opt_ms(lua_State *L, const char *name)
+{
+    lua_getfield(L, 2, name);
+    double seconds = luaL_optnumber(L, -1, 0);
+    if (!(seconds >= 0 && seconds < 1e9)) luaL_error(L, "%s must be 0 to 1e9 seconds", name);
+    lua_pop(L, 1);
+    return (int64_t)(seconds * 1000);
+}
+
+/* Strings are borrowed from the options table, which stays on the stack. */
+static const char *opt_text(lua_State *L, const char *name, size_t *size)
+{
+    lua_getfield(L, 2, name);
+    const char *text = luaL_optlstring(L, -1, NULL, size);
+    lua_pop(L, 1);
+    return text;
+}
+
+static llm_status ensure_client(struct api_loop *loop, struct llm_error *err)
+{
+    return loop->client ? LLM_OK : http_client_open(loop->loop, &loop->client, err);
+}
+
+/* net.fetch(loop, {url =, method =, headers =, body =, unix =, tls =, connect_timeout =, idle_timeout =,
+ * timeout =}, on_head(status, headers, length), on_data(text), on_done(message | nil)) -> call | nil,
+ * message, code. Times in seconds. [-0, +1|3, e] */
+static int fetch(lua_State *L)
+{
+    struct api_loop *loop = api_check_loop(L, 1);
+    struct llm_error err = {LLM_OK, ""};
+    struct http_call_options o = {.on_head = on_head, .on_data = on_data, .on_done = on_done};
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lua_settop(L, 5);
+    o.url = opt_text(L, "url", NULL);
+    if (!o.url) return luaL_error(L, "url is missing");
+    o.method = opt_text(L, "method", NULL);
+    o.unix_path = opt_text(L, "unix", NULL);
+    o.body = opt_text(L, "body", &o.body_bytes);
+    if (!o.body) o.body_bytes = 0;
+    o.connect_timeout_ms = opt_ms(L, "connect_timeout");
+    o.idle_timeout_ms = opt_ms(L, "idle_timeout");
+    o.timeout_ms = opt_ms(L, "timeout");
+    lua_getfield(L, 2, "headers");                  /* 6 */
+    o.fields = api_read_headers(L, 6, &o.n_fields); /* 7 */
+    lua_getfield(L, 2, "tls");                      /* 8 */
+    o.tls = api_opt_tls(L, 8);
+    if (ensure_client(loop, &err) != LLM_OK) return api_fail(L, &err);
+
+    struct api_fetch *f = lua_newuserdata(L, sizeof *f);
+    f->loop = loop;
+    f->call = NULL;
+    luaL_getmetatable(L, API_CALL);
+    lua_setmetatable(L, -2);
+    lua_createtable(L, 4, 0);
+    for (int i = ON_HEAD; i <= ON_DONE; i++) {
+        lua_pushvalue(L, i + 2);
+        lua_rawseti(L, -2, i);
+    }
+    lua_pushvalue(L, 8);
+    lua_rawseti(L, -2, TLS);
+    lua_setfenv(L, -2);
+    o.ud = f;
+    api_keep(loop, L, f, -1);
+    if (http_call_start(loop->client, &o, &f->call, &err) != LLM_OK) {
+        api_forget(loop, f);
+        return api_fail(L, &err);
+    }
+    return 1;
+}
+
+/* call:cancel(): no callback follows; harmless when it is over. [-0, +0, e] */
+static int call_cancel(lua_State *L)
+{
+    struct api_fetch *f = luaL_checkudata(L, 1, API_CALL);
+    if (f->call) {
+        http_call_cancel(f->call);
+        f->call = NULL;
+        api_forget(f->loop, f);
+    }
+    return 0;
+}
+
+/* call:pause(on): stops or resumes reading. [-0, +0, e] */
+static int call_pause(lua_State *L)
+{
+    struct api_fetch *f = luaL_checkudata(L, 1, API_CALL);
+    if (f->call) http_call_pause(f->call, lua_toboolean(L, 2));
+    return 0;
+}
+
+void api_close_fetch(struct api_loop *loop)
+{
+    http_client_close(loop->client);
+    loop->client = NULL;
+}
+
+/* At the end of the state the loop may go first, and its client with all calls. */
+static int call_gc(lua_State *L)
+{
+    struct api_fetch *f = lua_touserdata(L, 1);
+    if (f->call && f->loop->client) http_call_cancel(f->call);
+    f->call = NULL;
+    return 0;
+}
+
+void api_open_fetch(lua_State *L)
+{
+    static const luaL_Reg methods[] = {{"cancel", call_cancel}, {"pause", call_pause}, {NULL, NULL}};
+    luaL_newmetatable(L, API_CALL);
+    lua_newtable(L);
+    luaL_register(L, NULL, methods);
+    lua_setfield(L, -2, "__index");
+    lua_pushcfunction(L, call_gc);
+    lua_setfield(L, -2, "__gc");
+    lua_pop(L, 1);
+    lua_pushcfunction(L, fetch);
+    lua_setfield(L, -2, "fetch");
+}

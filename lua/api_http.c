@@ -1,0 +1,495 @@
+/* llm.net: HTTP servers and the exchanges they hand to Lua. */
+
+#include "api_net.h"
+
+#include "api.h"
+#include "net/http_server.h"
+
+#include <lauxlib.h>
+#include <string.h>
+
+enum { MAX_PARTS = 16 }; /* strings in one exchange:write */
+
+/* Userdata. */
+struct api_server {
+    struct api_loop *loop;
+    struct http_server *server;                                  /* null: closed */
+    int on_request, on_writable, on_done, format_error, drained; /* registry references */
+};
+
+/* Userdata, kept alive from on_request to on_done. */
+struct api_exchange {
+    struct api_server *server;
+    struct http_exchange *x; /* null: over */
+};
+
+/* ---- from the server to Lua ---------------------------------------------------------------------------- */
+
+/* Pushes the function of a reference; 0 if there is none to call. */
+static int push_callback(struct api_server *s, int ref)
+{
+    lua_State *L = s->loop->L;
+    if (s->loop->closing || ref == LUA_NOREF || !lua_checkstack(L, 16)) return 0;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
+    return 1;
+}
+
+/* Making the userdata may run out of memory, so it happens in a protected call: (on_request) with the
+ * exchange as light userdata. */
+static int accept_exchange(lua_State *L)
+{
+    struct http_exchange *x = lua_touserdata(L, 1);
+    struct api_server *s = lua_touserdata(L, 2);
+    struct api_exchange *e = lua_newuserdata(L, sizeof *e);
+    e->server = s;
+    e->x = x;
+    luaL_getmetatable(L, API_EXCHANGE);
+    lua_setmetatable(L, -2);
+    api_keep(s->loop, L, e, -1);
+    http_exchange_set_user(x, e);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, s->on_request);
+    lua_pushvalue(L, -2);
+    lua_call(L, 1, 0);
+    return 0;
+}
+
+static void on_request(void *ud, struct http_exchange *x)
+{
+    struct api_server *s = ud;
+    lua_State *L = s->loop->L;
+    if (s->loop->closing || !lua_checkstack(L, 16)) {
+        http_exchange_abort(x);
+        return;
+    }
+    lua_pushcfunction(L, accept_exchange);
+    lua_pushlightuserdata(L, x);
+    lua_pushlightuserdata(L, s);
+    api_call(s->loop, 2);
+}
+
+static void on_writable(void *ud, struct http_exchange *x)
+{
+    struct api_server *s = ud;
+    struct api_exchange *e = http_exchange_user(x);
+    if (!e || !push_callback(s, s->on_writable)) return;
+    api_push_kept(s->loop, s->loop->L, e);
+    api_call(s->loop, 1);
+}
+
+static const char *done_name(enum http_done why)
+{
+    switch (why) {
+    case HTTP_DONE_SENT:
+        return "sent";
+    case HTTP_DONE_LEFT:
+        return "left";
+    case HTTP_DONE_TIMEOUT:
+        return "timeout";
+    case HTTP_DONE_CLOSED:
+        break;
+    }
+    return "closed";
+}
+
+static void on_done(void *ud, struct http_exchange *x, enum http_done why)
+{
+    struct api_server *s = ud;
+    struct api_exchange *e = http_exchange_user(x);
+    if (!e) return;
+    int status = http_exchange_status(x);
+    double bytes = (double)http_exchange_body_bytes(x);
+    e->x = NULL;
+    if (push_callback(s, s->on_done)) {
+        api_push_kept(s->loop, s->loop->L, e);
+        lua_pushstring(s->loop->L, done_name(why));
+        lua_pushinteger(s->loop->L, status);
+        lua_pushnumber(s->loop->L, bytes);
+        api_call(s->loop, 4);
+    }
+    api_forget(s->loop, e);
+}
+
+static size_t format_error(void *ud, int status, const char *message, char *text, size_t capacity)
+{
+    struct api_server *s = ud;
+    lua_State *L = s->loop->L;
+    size_t n = 0;
+    if (!push_callback(s, s->format_error)) return 0;
+    lua_pushinteger(L, status);
+    lua_pushstring(L, message);
+    if (lua_pcall(L, 2, 1, 0) == 0 && lua_type(L, -1) == LUA_TSTRING) {
+        const char *made = lua_tolstring(L, -1, &n);
+        if (n > capacity) n = capacity;
+        memcpy(text, made, n);
+    }
+    lua_pop(L, 1);
+    return n;
+}
+
+/* ---- servers ------------------------------------------------------------------------------------------- */
+
+static int take_ref(lua_State *L, int table, const char *name, int required)
+{
+    lua_getfield(L, table, name);
+    if (lua_isnil(L, -1) && !required) {
+        lua_pop(L, 1);
+        return LUA_NOREF;
+    }
+    if (!lua_isfunction(L, -1)) luaL_error(L, "%s must be a function", name);
+    return luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
+static void take_number(lua_State *L, int table, const char *name, double scale, int64_t *out)
+{
+    lua_getfield(L, table, name);
+    if (!lua_isnil(L, -1)) {
+        double v = luaL_checknumber(L, -1) * scale;
+        if (!(v >= 0 && v < 9e15)) luaL_error(L, "%s is out of range", name);
+        *out = (int64_t)v;
+    }
+    lua_pop(L, 1);
+}
+
+static void read_options(lua_State *L, int table, struct http_server_options *o)
+{
+    http_server_options_init(o);
+    if (lua_isnoneornil(L, table)) return;
+    luaL_checktype(L, table, LUA_TTABLE);
+    int64_t head = (int64_t)o->limits.max_head, body = (int64_t)o->max_body, high = (int64_t)o->high_water;
+    int64_t conns = o->max_connections, send_buffer = o->send_buffer;
+    take_number(L, table, "max_head", 1, &head);
+    take_number(L, table, "max_body", 1, &body);
+    take_number(L, table, "high_water", 1, &high);
+    take_number(L, table, "max_connections", 1, &conns);
+    take_number(L, table, "send_buffer", 1, &send_buffer);
+    take_number(L, table, "idle_timeout", 1000, &o->idle_timeout_ms);
+    take_number(L, table, "head_timeout", 1000, &o->head_timeout_ms);
+    take_number(L, table, "body_timeout", 1000, &o->body_timeout_ms);
+    take_number(L, table, "write_timeout", 1000, &o->write_timeout_ms);
+    o->limits.max_head = (size_t)head;
+    o->max_body = (size_t)body;
+    o->high_water = (size_t)high;
+    o->max_connections = conns > INT32_MAX ? INT32_MAX : (int32_t)conns;
+    o->send_buffer = send_buffer > INT32_MAX ? INT32_MAX : (int32_t)send_buffer;
+}
+
+/* net.server(loop, handlers, options) -> server | nil, message, code. handlers: on_request(exchange),
+ * on_writable(exchange), on_done(exchange, why, status, body_bytes) with why "sent", "left", "timeout" or
+ * "closed", format_error(status, message) -> JSON text. options: as struct http_server_options, times in
+ * seconds.
+ * [-0, +1|3, e] */
+static int server_open(lua_State *L)
+{
+    struct api_loop *loop = api_check_loop(L, 1);
+    struct llm_error err = {LLM_OK, ""};
+    struct http_server_options options;
+    luaL_checktype(L, 2, LUA_TTABLE);
+    read_options(L, 3, &options);
+    struct api_server *s = lua_newuserdata(L, sizeof *s);
+    *s = (struct api_server){loop, NULL, LUA_NOREF, LUA_NOREF, LUA_NOREF, LUA_NOREF, LUA_NOREF};
+    luaL_getmetatable(L, API_SERVER);
+    lua_setmetatable(L, -2);
+    lua_newtable(L); /* holds the TLS settings that listeners use */
+    lua_setfenv(L, -2);
+    s->on_request = take_ref(L, 2, "on_request", 1);
+    s->on_done = take_ref(L, 2, "on_done", 1);
+    s->on_writable = take_ref(L, 2, "on_writable", 0);
+    s->format_error = take_ref(L, 2, "format_error", 0);
+    struct http_handler handler = {
+        .on_request = on_request,
+        .on_writable = on_writable,
+        .on_done = on_done,
+        .format_error = s->format_error == LUA_NOREF ? NULL : format_error,
+        .error_type = "application/json",
+        .ud = s,
+    };
+    if (http_server_open(loop->loop, &options, &handler, &s->server, &err) != LLM_OK)
+        return api_fail(L, &err);
+    api_keep(loop, L, s, -1);
+    return 1;
+}
+
+/* server:close(): all connections too. Harmless twice. [-0, +0, e] */
+static int server_close(lua_State *L)
+{
+    struct api_server *s = luaL_checkudata(L, 1, API_SERVER);
+    if (s->server) {
+        struct http_server *server = s->server;
+        s->server = NULL;
+        http_server_close(server);
+        api_forget(s->loop, s);
+    }
+    int *refs[] = {&s->on_request, &s->on_writable, &s->on_done, &s->format_error, &s->drained};
+    for (size_t i = 0; i < sizeof refs / sizeof refs[0]; i++) {
+        luaL_unref(L, LUA_REGISTRYINDEX, *refs[i]);
+        *refs[i] = LUA_NOREF;
+    }
+    return 0;
+}
+
+static struct api_server *check_server(lua_State *L)
+{
+    struct api_server *s = luaL_checkudata(L, 1, API_SERVER);
+    if (!s->server) luaL_error(L, "the server is closed");
+    return s;
+}
+
+/* server:listen(host | nil, port, reuse_port, tls | nil) -> port | nil, message, code. [-0, +1|3, e] */
+static int server_listen(lua_State *L)
+{
+    struct api_server *s = check_server(L);
+    struct llm_error err = {LLM_OK, ""};
+    const char *host = luaL_optstring(L, 2, NULL);
+    int port = luaL_checkint(L, 3);
+    struct net_tls *tls = api_opt_tls(L, 5);
+    if (http_server_listen(s->server, host, port, lua_toboolean(L, 4), tls, &err) != LLM_OK)
+        return api_fail(L, &err);
+    if (tls) {
+        lua_getfenv(L, 1);
+        lua_pushvalue(L, 5);
+        lua_rawseti(L, -2, (int)lua_objlen(L, -2) + 1);
+    }
+    lua_pushinteger(L, port ? port : http_server_port(s->server));
+    return 1;
+}
+
+/* server:listen_unix(path, mode) -> true | nil, message, code. mode: a number such as 384 (0600). [-0, +1|3,
+ * e] */
+static int server_listen_unix(lua_State *L)
+{
+    struct api_server *s = check_server(L);
+    struct llm_error err = {LLM_OK, ""};
+    if (http_server_listen_unix(s->server, luaL_checkstring(L, 2), luaL_optint(L, 3, 0600), &err) != LLM_OK)
+        return api_fail(L, &err);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+static void on_drained(void *ud)
+{
+    struct api_server *s = ud;
+    if (push_callback(s, s->drained)) api_call(s->loop, 0);
+}
+
+/* server:drain(seconds | nil, fn): no new connections; fn() when the last exchange is over. [-0, +0, e] */
+static int server_drain(lua_State *L)
+{
+    struct api_server *s = check_server(L);
+    double seconds = luaL_optnumber(L, 2, -1);
+    luaL_checktype(L, 3, LUA_TFUNCTION);
+    luaL_argcheck(L, seconds < 1e9, 2, "too long");
+    lua_settop(L, 3);
+    luaL_unref(L, LUA_REGISTRYINDEX, s->drained);
+    s->drained = luaL_ref(L, LUA_REGISTRYINDEX);
+    if (http_server_drain(s->server, seconds < 0 ? -1 : (int64_t)(seconds * 1000), on_drained, s) != LLM_OK)
+        return luaL_error(L, "cannot drain: out of memory");
+    return 0;
+}
+
+static void set_number(lua_State *L, const char *name, double v)
+{
+    lua_pushnumber(L, v);
+    lua_setfield(L, -2, name);
+}
+
+/* server:stats() -> table, as struct http_server_stats. [-0, +1, e] */
+static int server_stats(lua_State *L)
+{
+    struct http_server_stats stats;
+    http_server_stats(check_server(L)->server, &stats);
+    lua_createtable(L, 0, 8);
+    set_number(L, "n_connections", stats.n_connections);
+    set_number(L, "n_exchanges", stats.n_exchanges);
+    set_number(L, "n_accepted", (double)stats.n_accepted);
+    set_number(L, "n_requests", (double)stats.n_requests);
+    set_number(L, "n_rejected", (double)stats.n_rejected);
+    set_number(L, "bytes_in", (double)stats.bytes_in);
+    set_number(L, "bytes_out", (double)stats.bytes_out);
+    return 1;
+}
+
+/* ---- exchanges ----------------------------------------------------------------------------------------- */
+
+static struct api_exchange *check_exchange(lua_State *L)
+{
+    return luaL_checkudata(L, 1, API_EXCHANGE);
+}
+
+/* For what reads the request: the owner copies what it needs before the exchange is over. */
+static struct http_exchange *check_open(lua_State *L)
+{
+    struct api_exchange *e = check_exchange(L);
+    if (!e->x) luaL_error(L, "the exchange is over");
+    return e->x;
+}
+
+static int gone(lua_State *L)
+{
+    lua_pushnil(L);
+    lua_pushliteral(L, "the client has left");
+    return 2;
+}
+
+static void push_str(lua_State *L, struct net_str s)
+{
+    lua_pushlstring(L, s.data, s.size);
+}
+
+/* exchange:head() -> method, path, query, minor_version, tls. path is decoded, query is not. [-0, +5, e] */
+static int exchange_head(lua_State *L)
+{
+    const struct http_request *r = http_exchange_request(check_open(L));
+    push_str(L, r->method);
+    push_str(L, r->path);
+    push_str(L, r->query);
+    lua_pushinteger(L, r->minor_version);
+    lua_pushboolean(L, r->tls);
+    return 5;
+}
+
+/* exchange:header(name) -> value | nil. name in lower case. [-0, +1, e] */
+static int exchange_header(lua_State *L)
+{
+    const struct http_request *r = http_exchange_request(check_open(L));
+    const struct net_str *value = http_find(r->fields, r->n_fields, luaL_checkstring(L, 2));
+    if (!value) return 0;
+    push_str(L, *value);
+    return 1;
+}
+
+/* exchange:headers() -> {name = value, …}. [-0, +1, e] */
+static int exchange_headers(lua_State *L)
+{
+    const struct http_request *r = http_exchange_request(check_open(L));
+    api_push_headers(L, r->fields, r->n_fields);
+    return 1;
+}
+
+/* exchange:body() -> text. [-0, +1, e] */
+static int exchange_body(lua_State *L)
+{
+    push_str(L, http_exchange_request(check_open(L))->body);
+    return 1;
+}
+
+/* exchange:peer() -> "address:port". [-0, +1, e] */
+static int exchange_peer(lua_State *L)
+{
+    char text[80];
+    http_exchange_peer(check_open(L), text, sizeof text);
+    lua_pushstring(L, text);
+    return 1;
+}
+
+static int reply_result(lua_State *L, llm_status rc)
+{
+    if (rc == LLM_OK) {
+        lua_pushboolean(L, 1);
+        return 1;
+    }
+    if (rc == LLM_EINVAL)
+        return luaL_error(L, "the response has begun already, or a header of it is not valid");
+    lua_pushnil(L);
+    lua_pushstring(L, llm_status_text(rc));
+    return 2;
+}
+
+/* exchange:start(status, headers, length | nil) -> true | nil, message. Raises on invalid headers. [-0, +1|2,
+ * e] */
+static int exchange_start(lua_State *L)
+{
+    struct api_exchange *e = check_exchange(L);
+    if (!e->x) return gone(L);
+    int32_t n;
+    int status = luaL_checkint(L, 2);
+    int64_t length = lua_isnoneornil(L, 4) ? -1 : (int64_t)luaL_checknumber(L, 4);
+    const struct http_field *fields = api_read_headers(L, 3, &n);
+    return reply_result(L, http_reply_start(e->x, status, fields, n, length));
+}
+
+/* exchange:reply(status, headers, body) -> true | nil, message. [-0, +1|2, e] */
+static int exchange_reply(lua_State *L)
+{
+    struct api_exchange *e = check_exchange(L);
+    if (!e->x) return gone(L);
+    int32_t n;
+    size_t size;
+    int status = luaL_checkint(L, 2);
+    const char *body = luaL_optlstring(L, 4, "", &size);
+    const struct http_field *fields = api_read_headers(L, 3, &n);
+    return reply_result(L, http_reply(e->x, status, fields, n, body, size));
+}
+
+/* exchange:write(text, …) -> true: go on; false: taken, but wait for on_writable | nil, message: the client
+ * has left. All the strings are one chunk. [-0, +1|2, e] */
+static int exchange_write(lua_State *L)
+{
+    struct api_exchange *e = check_exchange(L);
+    struct iovec parts[MAX_PARTS];
+    int n = lua_gettop(L) - 1;
+    if (!e->x) return gone(L);
+    luaL_argcheck(L, n <= MAX_PARTS, MAX_PARTS + 1, "too many strings");
+    for (int i = 0; i < n; i++) {
+        size_t size;
+        parts[i].iov_base = (void *)(uintptr_t)luaL_checklstring(L, i + 2, &size);
+        parts[i].iov_len = size;
+    }
+    llm_status rc = http_reply_writev(e->x, parts, n);
+    if (rc == LLM_EINVAL)
+        return luaL_error(L, "the response has not begun, has ended, or is longer than announced");
+    if (rc == LLM_ENOMEM) {
+        http_exchange_abort(e->x);
+        return gone(L);
+    }
+    lua_pushboolean(L, rc == LLM_OK);
+    return 1;
+}
+
+/* exchange:finish(): the response is complete. [-0, +0, e] */
+static int exchange_finish(lua_State *L)
+{
+    struct api_exchange *e = check_exchange(L);
+    if (e->x) http_reply_end(e->x);
+    return 0;
+}
+
+/* exchange:abort(): cuts the connection. [-0, +0, e] */
+static int exchange_abort(lua_State *L)
+{
+    struct api_exchange *e = check_exchange(L);
+    if (e->x) http_exchange_abort(e->x);
+    return 0;
+}
+
+/* exchange:is_open() -> boolean: false once the client has left or all is sent. [-0, +1, e] */
+static int exchange_is_open(lua_State *L)
+{
+    lua_pushboolean(L, check_exchange(L)->x != NULL);
+    return 1;
+}
+
+void api_open_server(lua_State *L)
+{
+    static const luaL_Reg server_methods[] = {{"listen", server_listen}, {"listen_unix", server_listen_unix},
+                                              {"drain", server_drain},   {"stats", server_stats},
+                                              {"close", server_close},   {NULL, NULL}};
+    static const luaL_Reg exchange_methods[] = {
+        {"head", exchange_head},   {"header", exchange_header},   {"headers", exchange_headers},
+        {"body", exchange_body},   {"peer", exchange_peer},       {"start", exchange_start},
+        {"reply", exchange_reply}, {"write", exchange_write},     {"finish", exchange_finish},
+        {"abort", exchange_abort}, {"is_open", exchange_is_open}, {NULL, NULL}};
+    luaL_newmetatable(L, API_SERVER);
+    lua_newtable(L);
+    luaL_register(L, NULL, server_methods);
+    lua_setfield(L, -2, "__index");
+    lua_pushcfunction(L, server_close);
+    lua_setfield(L, -2, "__gc");
+    lua_pop(L, 1);
+    luaL_newmetatable(L, API_EXCHANGE);
+    lua_newtable(L);
+    luaL_register(L, NULL, exchange_methods);
+    lua_setfield(L, -2, "__index");
+    lua_pop(L, 1);
+    lua_pushcfunction(L, server_open);
+    lua_setfield(L, -2, "server");
+}

@@ -1,0 +1,58 @@
+#ifndef LLM_LUA_API_NET_H
+#define LLM_LUA_API_NET_H
+
+/* The C side of llm.net: core/net as Lua sees it. One loop a Lua state. Callbacks are Lua functions called on
+ * the loop's thread, which is the state's; waiting and coroutines are the business of lua/llm/task.lua. An
+ * error that escapes a callback ends loop:run(), which raises it. */
+
+#include "net/loop.h"
+
+#include <lua.h>
+
+int luaopen_llm_net(lua_State *L);
+
+#define API_LOOP     "llm.net.loop"
+#define API_TIMER    "llm.net.timer"
+#define API_WATCH    "llm.net.watch"
+#define API_TLS      "llm.net.tls"
+#define API_SERVER   "llm.net.server"
+#define API_EXCHANGE "llm.net.exchange"
+#define API_CALL     "llm.net.call"
+
+/* Userdata. env is a table that keeps alive what C points to, by light userdata: the userdata of servers,
+ * exchanges, calls, timers and watches while they are active. */
+struct api_loop {
+    lua_State *L; /* a thread of the state, for callbacks */
+    struct net_loop *loop;
+    struct http_client *client; /* opened by the first fetch */
+    int env, thread;            /* registry references of the environment and of L */
+    int error;                  /* registry reference of what a callback raised, or LUA_NOREF */
+    int closing;                /* no callback into Lua any more */
+};
+
+/* The loop at this argument. Raises if it is something else or closed. [-0, +0, e] */
+struct api_loop *api_check_loop(lua_State *L, int arg);
+
+/* Keeps the value at `index` alive under `key`, forgets it, pushes it (nil if there is none). */
+void api_keep(struct api_loop *loop, lua_State *L, const void *key, int index);
+void api_forget(struct api_loop *loop, const void *key);
+void api_push_kept(struct api_loop *loop, lua_State *L, const void *key);
+
+/* Calls the function under n_args on the stack of loop->L. [-(n_args + 1), +0, -] */
+void api_call(struct api_loop *loop, int n_args);
+
+void api_open_server(lua_State *L); /* api_http.c: adds to the module table on top. [-0, +0, m] */
+void api_open_fetch(lua_State *L);  /* api_fetch.c */
+void api_close_fetch(struct api_loop *loop);
+
+/* A net_tls, owned by the userdata at this argument; null for nil. [-0, +0, e] */
+struct net_tls *api_opt_tls(lua_State *L, int arg);
+
+struct http_field;
+/* Reads a table {name = value, …} (values: strings, numbers, or lists of them) at `index` into userdata that
+ * is pushed; strings are borrowed from the table. nil: none. Raises if it is something else. [-0, +1, e] */
+struct http_field *api_read_headers(lua_State *L, int index, int32_t *n);
+/* The opposite: names in lower case; repeated ones joined by ", ". [-0, +1, m] */
+void api_push_headers(lua_State *L, const struct http_field *fields, int32_t n);
+
+#endif

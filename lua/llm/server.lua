@@ -1,0 +1,222 @@
+-- llm.server: an HTTP server whose handlers are tasks. A handler gets the request and the response, may wait for the
+-- engine, for time or for other servers, and writes when it likes; one event loop runs them all.
+--
+--   local server = llm.server{ port = 8000 }
+--   server:get("/hello/:name", function(req, res) res:json{ hello = req.params.name } end)
+--   server:run()
+
+local http = require "llm.http"
+local net = require "llm.net"
+local router = require "llm.router"
+local tasks = require "llm.task"
+
+local Server = {}
+Server.__index = Server
+
+local M = { Server = Server }
+
+local DEFAULT_PORT = 8000
+
+-- ---- one request ---------------------------------------------------------------------------------------------
+
+local id_prefix = ("%08x"):format(math.floor(os.time() % 2 ^ 32))
+local n_ids = 0
+
+-- The client's X-Request-Id if it is harmless, else one of ours.
+local function request_id(exchange)
+  local given = exchange:header "x-request-id"
+  if given and #given <= 128 and given:find "^[%w%-_.:]+$" then return given end
+  n_ids = n_ids + 1
+  return ("%s-%06x"):format(id_prefix, n_ids)
+end
+
+local function route_request(server, req, res)
+  local route, params = server.routes:find(req.method, req.path)
+  if route then
+    req.params, req.route = params, route.path
+    return route.handler(req, res)
+  end
+  if route == nil then http.error(404, ("there is nothing at %s"):format(req.path)) end
+  res:header("Allow", table.concat(params, ", "))
+  if req.method == "OPTIONS" then return res:status(204):finish() end
+  http.error(405, ("%s does not take %s; it takes %s"):format(req.path, req.method, table.concat(params, ", ")))
+end
+
+-- The middleware around the routes, outermost first.
+local function compose(server)
+  local inner = function(req, res) return route_request(server, req, res) end
+  for i = #server.middleware, 1, -1 do
+    local layer, next_layer = server.middleware[i], inner
+    inner = function(req, res) return layer(req, res, next_layer) end
+  end
+  return inner
+end
+
+local function send_result(res, result)
+  if res.ended then return end
+  if result ~= nil and not res.started then
+    if type(result) == "string" then return res:send(result) end
+    return res:json(result)
+  end
+  res:finish()
+end
+
+local function answer_failure(server, req, res, failure)
+  if http.is_error(failure) and not res.started then
+    return res:error(failure.status, failure.message, failure.details)
+  end
+  if tasks.is_canceled(failure) then
+    if not res.started and failure.reason ~= "left" then
+      return res:error(504, ("the request was given up: %s"):format(failure.reason))
+    end
+  elseif not http.is_error(failure) then
+    server.on_error(failure, req)
+    if not res.started then
+      return res:error(500, ("the handler failed; the server's log says why (request %s)"):format(req.id))
+    end
+  end
+  res.ended = true
+  res.exchange:abort() -- a response that has begun can only be cut off
+end
+
+-- The task has ended: whatever it left undone is done here. A client that left meanwhile needs no answer.
+local function finish_request(task, ok, result)
+  local server, req, res = task.server, task.req, task.res
+  if not ok and type(result) == "table" and result.exit_code then error(result, 0) end
+  if not ok and type(result) == "string" then result = debug.traceback(task.co, result) end
+  local fine, failure = true, nil
+  if ok then fine, failure = pcall(send_result, res, result) end
+  if not ok then failure, fine = result, false end
+  if not fine and not pcall(answer_failure, server, req, res, failure) then res.exchange:abort() end
+end
+
+local function serve(server, req, res) return server.handle(req, res) end
+
+local function on_request(server, exchange)
+  local req, res = http.request(exchange), http.response(exchange)
+  req.id = request_id(exchange)
+  local record = { server = server, req = req, res = res }
+  server.live[exchange] = record
+  tasks.spawn(serve, finish_request, record, server, req, res)
+end
+
+local function on_writable(server, exchange)
+  local record = server.live[exchange]
+  local blocked = record and record.res.blocked
+  if blocked then tasks.wake(blocked) end
+end
+
+local function on_done(server, exchange, why, status, body_bytes)
+  local record = server.live[exchange]
+  server.live[exchange] = nil
+  if not record then return end
+  if server.on_finished then server.on_finished(record.req, why, status, body_bytes) end
+  if not record.done then tasks.cancel(record, why == "sent" and "finished" or why) end
+end
+
+-- ---- the server ----------------------------------------------------------------------------------------------
+
+local function default_on_error(failure, req)
+  io.stderr:write(("llmlua: request %s, %s %s: %s\n"):format(req.id, req.method, req.path, tostring(failure)))
+end
+
+-- options: host, port (8000; 0: any), unix (path) and unix_mode, reuse_port, ssl_certfile, ssl_keyfile, ssl_ca_certs,
+-- shutdown_timeout (seconds; nil: as long as it takes), and of the transport, in bytes and seconds: max_body, max_head,
+-- max_connections, high_water, idle_timeout, head_timeout, body_timeout, write_timeout. Nothing listens before
+-- listen() or run().
+function M.new(options)
+  if options ~= nil and type(options) ~= "table" then
+    error("llm.server needs a table of options; it got a " .. type(options), 2)
+  end
+  local server = setmetatable({ options = options or {}, routes = router.new(), middleware = {}, live = {},
+                                on_error = default_on_error }, Server)
+  server.handle = compose(server)
+  local message
+  server.transport, message = net.server(tasks.loop(), {
+    on_request = function(exchange) on_request(server, exchange) end,
+    on_writable = function(exchange) on_writable(server, exchange) end,
+    on_done = function(...) on_done(server, ...) end,
+    format_error = http.error_body,
+  }, server.options)
+  if not server.transport then error(message, 2) end
+  return server
+end
+
+-- Adds a handler: handler(req, res). It may return a string (text) or a table (JSON) in place of writing.
+function Server:route(method, path, handler) self.routes:add(method:upper(), path, handler) end
+
+for _, method in ipairs { "get", "post", "put", "patch", "delete", "options" } do
+  Server[method] = function(self, path, handler) self.routes:add(method:upper(), path, handler) end
+end
+
+-- Adds a layer around all routes, also around what is not found: layer(req, res, next); return next(req, res) to go on.
+function Server:use(layer)
+  if type(layer) ~= "function" then error("a layer is a function(req, res, next)", 2) end
+  table.insert(self.middleware, layer)
+  self.handle = compose(self)
+end
+
+local function listen(server)
+  local o = server.options
+  if o.unix then return server.transport:listen_unix(o.unix, o.unix_mode) end
+  local tls, message
+  if o.ssl_certfile or o.ssl_keyfile then
+    tls, message = net.tls { certificate = o.ssl_certfile, key = o.ssl_keyfile or o.ssl_certfile, ca = o.ssl_ca_certs }
+    if not tls then return nil, message end
+  end
+  local port
+  port, message = server.transport:listen(o.host, o.port or DEFAULT_PORT, o.reuse_port or false, tls)
+  if not port then return nil, message end
+  server.port = port
+  return port
+end
+
+-- Begins to listen. Returns the port (true for a Unix socket), or nil and a message.
+function Server:listen()
+  if self.listening then return self.listening end
+  local result, message = listen(self)
+  if not result then return nil, message end
+  self.listening = result
+  return result
+end
+
+-- "http://127.0.0.1:8000", as one would type it here.
+function Server:url()
+  local o = self.options
+  if o.unix then return "unix:" .. o.unix end
+  local host = o.host
+  if not host or host == "0.0.0.0" or host == "::" then host = "127.0.0.1" end
+  if host:find ":" then host = "[" .. host .. "]" end
+  return ("%s://%s:%d"):format(o.ssl_certfile and "https" or "http", host, self.port or o.port or DEFAULT_PORT)
+end
+
+-- Stops accepting, lets requests under way finish for at most `seconds` (nil: no limit), then calls done().
+function Server:drain(seconds, done)
+  self.draining = true
+  self.transport:drain(seconds, done or function() end)
+end
+
+function Server:close()
+  self.transport:close()
+end
+
+function Server:stats() return self.transport:stats() end
+
+-- Listens and serves until SIGINT or SIGTERM, which drain (options.shutdown_timeout); a second one stops at once.
+-- Raises if it cannot listen.
+function Server:run()
+  local ok, message = self:listen()
+  if not ok then error(message, 2) end
+  local loop = tasks.loop()
+  local function stop()
+    if self.draining then return loop:stop() end
+    self:drain(self.options.shutdown_timeout, function() loop:stop() end)
+  end
+  local watches = { loop:signal("INT", stop), loop:signal("TERM", stop) }
+  local fine, failure = pcall(loop.run, loop)
+  for _, watch in ipairs(watches) do watch:close() end
+  self:close()
+  if not fine then error(failure, 0) end
+end
+
+return M

@@ -1,0 +1,214 @@
+-- Tasks: coroutines on the event loop. A task that waits (for time, for the engine, for a socket) lets the others
+-- run; the loop wakes it when what it waits for has happened. One loop a Lua state.
+--
+-- A task that is canceled (its client has left, its deadline has passed) finds out where it waits: the wait raises
+-- a cancellation. Whatever it has opened with tasks.own is closed when it ends, however it ends.
+
+local net = require "llm.net"
+
+local M = {}
+
+local tasks = {}   -- coroutine -> its task
+local the_loop     -- opened by the first use
+local n_tasks = 0
+
+-- What a wait raises in a canceled task. reason: "left", "timeout", "closed", "deadline" or the caller's own.
+local Canceled = {}
+Canceled.__index = Canceled
+function Canceled:__tostring() return "canceled: " .. self.reason end
+M.Canceled = Canceled
+
+function M.is_canceled(failure) return getmetatable(failure) == Canceled end
+
+-- The event loop of this state.
+function M.loop()
+  if not the_loop then
+    local message
+    the_loop, message = net.open()
+    if not the_loop then error(message, 2) end
+  end
+  return the_loop
+end
+
+-- The task that runs now; nil in the main program.
+function M.running()
+  local co = coroutine.running()
+  return co and tasks[co]
+end
+
+-- How many there are.
+function M.count() return n_tasks end
+
+local function finish(task, ok, ...)
+  tasks[task.co] = nil
+  n_tasks = n_tasks - 1
+  task.done = true
+  local owned = task.owned
+  if owned then
+    task.owned = nil
+    for resource, close in pairs(owned) do pcall(close, resource) end
+  end
+  local failure = not ok and (...) or nil
+  if task.on_end then return task.on_end(task, ok, ...) end
+  if not ok and not M.is_canceled(failure) then
+    -- Nobody asked how it ends; silence would hide a mistake. An exit object ends the program as it does anywhere.
+    error(type(failure) == "string" and debug.traceback(task.co, failure) or failure, 0)
+  end
+end
+
+local function after_resume(task, ok, ...)
+  if coroutine.status(task.co) == "dead" then return finish(task, ok, ...) end
+end
+
+-- Starts f(...) as a task; it runs until its first wait before this returns. on_end(task, ok, …) gets its results or
+-- its error; without it an error ends the loop. fields: a table to become the task, for its owner's own use.
+function M.spawn(f, on_end, fields, ...)
+  local task = fields or {}
+  local co = coroutine.create(f)
+  task.co, task.on_end = co, on_end
+  tasks[co] = task
+  n_tasks = n_tasks + 1
+  after_resume(task, coroutine.resume(co, ...))
+  return task
+end
+
+local function waited(task, ...)
+  local reason = task.canceled
+  if reason then error(setmetatable({ reason = reason }, Canceled), 0) end
+  return ...
+end
+
+-- Waits until somebody calls M.wake(task, …); returns what wake was given. Only in a task.
+function M.wait()
+  local task = tasks[coroutine.running() or false]
+  if not task then error("only a task of the event loop can wait here", 2) end
+  if task.canceled then waited(task) end
+  task.waiting = true
+  return waited(task, coroutine.yield())
+end
+
+-- Wakes a waiting task; nothing happens if it does not wait. Must not be called by the task itself.
+function M.wake(task, ...)
+  if not task.waiting then return end
+  task.waiting = false
+  after_resume(task, coroutine.resume(task.co, ...))
+end
+
+-- Makes the task's present and later waits raise a cancellation.
+function M.cancel(task, reason)
+  if task.done or task.canceled then return end
+  task.canceled = reason or "canceled"
+  M.wake(task)
+end
+
+-- resource, to be closed with close(resource) when the running task ends; nothing in the main program.
+function M.own(resource, close)
+  local task = M.running()
+  if task then
+    task.owned = task.owned or {}
+    task.owned[resource] = close
+  end
+  return resource
+end
+
+-- resource has been closed by other means.
+function M.disown(resource)
+  local task = M.running()
+  if task and task.owned then task.owned[resource] = nil end
+end
+
+-- Waits so many seconds, letting others run.
+function M.sleep(seconds)
+  local task = M.running()
+  local timer = M.loop():after(seconds, function() M.wake(task) end)
+  local ok, failure = pcall(M.wait)
+  if not ok then
+    timer:close()
+    error(failure, 0)
+  end
+end
+
+-- Runs f(...) as a task and the loop until it has ended; returns its results, raises its error. In a task: calls f.
+function M.run(f, ...)
+  if M.running() then return f(...) end
+  local results, in_loop
+  local task = M.spawn(f, function(_, ...)
+    results = { n = select("#", ...), ... }
+    if in_loop then M.loop():stop() end
+  end, nil, ...)
+  if not results then
+    in_loop = true
+    local ok, failure = pcall(M.loop().run, M.loop())
+    in_loop = false
+    if not results then M.cancel(task, "stopped") end
+    if not ok then error(failure, 0) end
+  end
+  if not results[1] then error(results[2], 0) end
+  return unpack(results, 2, results.n)
+end
+
+-- ---- the engine ----------------------------------------------------------------------------------------------
+
+-- The loop takes the events of an engine's client as they come, puts them into the inboxes of their requests and
+-- wakes the tasks that wait for these.
+local function deliver(engine)
+  local handle, inboxes, waiting = engine.handle, engine.inboxes, engine.waiting
+  local ready
+  while true do
+    local request, event = handle:next()
+    if not request then break end
+    local inbox = inboxes[request]
+    if inbox then inbox[#inbox + 1] = event end
+    local task = waiting[request]
+    if task then
+      waiting[request] = nil
+      ready = ready or {}
+      ready[#ready + 1] = task
+    end
+  end
+  if ready then
+    for i = 1, #ready do M.wake(ready[i]) end
+  end
+end
+
+local function attach(engine)
+  local watch, message = M.loop():watch(engine.handle, function() deliver(engine) end)
+  if not watch then error(message, 0) end
+  engine.waiting = {}
+  engine.detach = function()
+    watch:close()
+    engine.detach, engine.waiting = nil, nil
+  end
+end
+
+-- Waits, in a task, until there is an event for this request of the engine. Runs once a token: no closures, no tables.
+function M.await_event(engine, request)
+  local task = tasks[coroutine.running()]
+  if task.canceled then waited(task) end
+  if not engine.detach then attach(engine) end
+  local waiting = engine.waiting
+  waiting[request] = task
+  task.waiting = true
+  coroutine.yield()
+  if task.canceled then
+    waiting[request] = nil
+    waited(task)
+  end
+end
+
+-- The same for any of several requests, the keys of a map.
+function M.await_events(engine, requests)
+  local task = tasks[coroutine.running()]
+  if task.canceled then waited(task) end
+  if not engine.detach then attach(engine) end
+  local waiting = engine.waiting
+  for request in pairs(requests) do waiting[request] = task end
+  task.waiting = true
+  coroutine.yield()
+  if waiting == engine.waiting then
+    for request in pairs(requests) do waiting[request] = nil end
+  end
+  if task.canceled then waited(task) end
+end
+
+return M
