@@ -53,6 +53,14 @@ void llm_tokenizer_close(struct llm_tokenizer *t)
     if (t) tokenizer_close((struct tokenizer *)(void *)t);
 }
 
+void llm_tokenizer_info(const struct llm_tokenizer *t, struct llm_tokenizer_info *out)
+{
+    *out = (struct llm_tokenizer_info){.vocab_size = tokenizer_vocab_size(inner(t)),
+                                       .bos = tokenizer_bos(inner(t)),
+                                       .eos = tokenizer_eos(inner(t)),
+                                       .chat_template = tokenizer_chat_template(inner(t))};
+}
+
 llm_status llm_tokenize(const struct llm_tokenizer *t, const char *text, size_t bytes, int add_special,
                         int parse_special, int32_t *ids, size_t capacity, size_t *n, struct llm_error *err)
 {

@@ -263,12 +263,15 @@ static llm_status draft_bad_words(struct draft *d, struct llm_error *err)
     return LLM_OK;
 }
 
+/* No request gets more, though it would be backed only as it is used. */
+static const size_t most_bytes = (size_t)64 << 30;
+
 static llm_status make(const struct draft *d, struct llm_request **out, struct llm_error *err)
 {
     struct llm_request scratch = {0};
     struct carve c = {0};
     layout(&c, d, &scratch);
-    struct llm_request *r = c.overflow ? NULL : mem_zalloc(c.used);
+    struct llm_request *r = c.overflow || c.used > most_bytes ? NULL : mem_zalloc(c.used);
     if (!r)
         return llm_fail(err, LLM_ENOMEM,
                         "no memory for a request of %zu prompt tokens and %d sequences of up to %d tokens "
