@@ -453,6 +453,14 @@ static int exchange_finish(lua_State *L)
     return 0;
 }
 
+/* exchange:cut(): sends what is written, then closes the connection without a proper end. [-0, +0, e] */
+static int exchange_cut(lua_State *L)
+{
+    struct api_exchange *e = check_exchange(L);
+    if (e->x) http_reply_cut(e->x);
+    return 0;
+}
+
 /* exchange:abort(): cuts the connection. [-0, +0, e] */
 static int exchange_abort(lua_State *L)
 {
@@ -473,11 +481,19 @@ void api_open_server(lua_State *L)
     static const luaL_Reg server_methods[] = {{"listen", server_listen}, {"listen_unix", server_listen_unix},
                                               {"drain", server_drain},   {"stats", server_stats},
                                               {"close", server_close},   {NULL, NULL}};
-    static const luaL_Reg exchange_methods[] = {
-        {"head", exchange_head},   {"header", exchange_header},   {"headers", exchange_headers},
-        {"body", exchange_body},   {"peer", exchange_peer},       {"start", exchange_start},
-        {"reply", exchange_reply}, {"write", exchange_write},     {"finish", exchange_finish},
-        {"abort", exchange_abort}, {"is_open", exchange_is_open}, {NULL, NULL}};
+    static const luaL_Reg exchange_methods[] = {{"head", exchange_head},
+                                                {"header", exchange_header},
+                                                {"headers", exchange_headers},
+                                                {"body", exchange_body},
+                                                {"peer", exchange_peer},
+                                                {"start", exchange_start},
+                                                {"reply", exchange_reply},
+                                                {"write", exchange_write},
+                                                {"finish", exchange_finish},
+                                                {"abort", exchange_abort},
+                                                {"cut", exchange_cut},
+                                                {"is_open", exchange_is_open},
+                                                {NULL, NULL}};
     luaL_newmetatable(L, API_SERVER);
     lua_newtable(L);
     luaL_register(L, NULL, server_methods);

@@ -488,6 +488,18 @@ static void test_reply_contract(void **state)
     assert_null(strstr(p.in, "\r\n0\r\n")); /* and no false end */
     peer_close(&p);
 
+    p = peer_connect(o.port);
+    peer_send(&p, "GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
+    UNTIL(o.loop, o.held);
+    http_reply_start(o.held, 200, NULL, 0, -1);
+    http_reply_write(o.held, "part", 4);
+    http_reply_cut(o.held);
+    UNTIL_CLOSED(o.loop, &p);
+    assert_non_null(strstr(p.in, "4\r\npart\r\n"));
+    assert_null(strstr(p.in, "\r\n0\r\n"));
+    assert_int_equal(o.last_done, HTTP_DONE_CLOSED);
+    peer_close(&p);
+
     /* A stream whose every byte is out already still ends. */
     p = peer_connect(o.port);
     peer_send(&p, "GET /hold HTTP/1.0\r\n\r\n");

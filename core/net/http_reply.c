@@ -145,6 +145,15 @@ llm_status http_reply_write(struct http_exchange *x, const void *data, size_t n)
     return http_reply_writev(x, &part, 1);
 }
 
+static void end_reply(struct http_exchange *x, int cut)
+{
+    struct http_conn *c = x->conn;
+    if (cut) c->close_after = 1; /* the client sees that the body is short */
+    x->cut = cut & 1;
+    c->state = CONN_SENDING;
+    touch(c);
+}
+
 void http_reply_end(struct http_exchange *x)
 {
     struct http_conn *c = x->conn;
@@ -155,10 +164,12 @@ void http_reply_end(struct http_exchange *x)
         cut = net_buf_ensure(&s->out, &s->loop->pool, 5) != LLM_OK;
         if (!cut) put(s, "0\r\n\r\n", 5);
     }
-    if (cut) c->close_after = 1; /* the client sees that the body is short */
-    x->cut = cut & 1;
-    c->state = CONN_SENDING;
-    touch(c);
+    end_reply(x, cut);
+}
+
+void http_reply_cut(struct http_exchange *x)
+{
+    if (x->conn->state == CONN_OWNED) end_reply(x, 1);
 }
 
 llm_status http_reply(struct http_exchange *x, int status, const struct http_field *fields, int32_t n_fields,

@@ -125,11 +125,13 @@ llm_status http_reply_writev(struct http_exchange *x, const struct iovec *parts,
 /* The response is complete; on_done follows from the loop. A body short of its length closes the connection.
  */
 void http_reply_end(struct http_exchange *x);
+/* The response cannot be completed: what has been written is sent, then the connection closes without the end
+ * that the framing promised. on_done follows from the loop, with HTTP_DONE_CLOSED. */
+void http_reply_cut(struct http_exchange *x);
 /* All of it in one call. */
 llm_status http_reply(struct http_exchange *x, int status, const struct http_field *fields, int32_t n_fields,
                       const void *body, size_t n);
-/* Closes the connection at once, the only honest end of a response that cannot be finished. on_done follows
- * within the call. */
+/* Closes the connection at once, unsent bytes and all. on_done follows within the call. */
 void http_exchange_abort(struct http_exchange *x);
 /* The status begun, 0 if none; bytes of body written. */
 int http_exchange_status(const struct http_exchange *x);

@@ -76,7 +76,7 @@ local function answer_failure(server, req, res, failure)
     end
   end
   res.ended = true
-  res.exchange:abort() -- a response that has begun can only be cut off
+  res.exchange:cut() -- a response that has begun can only be cut off
 end
 
 -- The task has ended: whatever it left undone is done here. A client that left meanwhile needs no answer.

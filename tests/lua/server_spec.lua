@@ -176,7 +176,7 @@ describe("a server", function()
     assert.equal(500, failure("/split").code)
     local cut, message = llm.fetch(url .. "/late")
     assert.is_nil(cut)
-    assert.truthy(message:find("connection lost", 1, true))
+    assert.truthy(message:find("lost within the response", 1, true))
     assert.equal(3, #server.log)
   end))
 
