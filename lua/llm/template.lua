@@ -197,11 +197,10 @@ end
 
 -- Options of the renderer, not variables of the template.
 local RESERVED = {
-  messages = true, tools = true, documents = true, continue_final_message = true, max_steps = true,
-  max_output = true, now = true,
+  messages = true, tools = true, documents = true, continue_final_message = true,
 }
 
-local function render(source, options)
+local function render(source, options, limits)
   local template, message, err = jinja.compile(source)
   if not template then return nil, message, err end
   local given = M.from_lua(options.messages)
@@ -220,18 +219,19 @@ local function render(source, options)
     if not RESERVED[name] then context[name] = M.from_lua(v) end
   end
   local text
-  text, message, err = template:render(context, options)
+  text, message, err = template:render(context, limits)
   if not text then return nil, message, err end
   if field then text = cut_at_tag(text, content) end
   return text
 end
 
 -- Renders a chat template. Options: messages (required), tools, documents, add_generation_prompt,
--- continue_final_message (true, or the field to continue), bos_token and any other variables of the template; limits
--- max_steps and max_output; now, for strftime_now. Values are template values or plain Lua ones.
+-- continue_final_message (true, or the field to continue), bos_token and any other variables of the template. Values
+-- are template values or plain Lua ones. Limits, apart so that no client's variable sets them: max_steps, max_output,
+-- and now, the time that strftime_now sees.
 -- Returns the text; or nil, a message, and for errors of the template { type, message, line }.
-function M.render(source, options)
-  local results = { pcall(render, source, options) }
+function M.render(source, options, limits)
+  local results = { pcall(render, source, options, limits) }
   if results[1] then return results[2], results[3], results[4] end
   local err = results[2]
   if type(err) == "table" and err.template_error then return nil, err.template_error end

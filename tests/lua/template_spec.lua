@@ -48,12 +48,12 @@ local now = os.time { year = 2024, month = 7, day = 4, hour = 13, min = 5, sec =
 
 -- What of a case is compared: the digest of the text, or the error.
 local function outcome(source, case)
-  local options = { now = now }
+  local options = {}
   for i = 1, case.n do
     local name = case.keys[i]
     if name ~= "name" then options[name] = case.map[name] end
   end
-  local text, message, err = template.render(source, options)
+  local text, message, err = template.render(source, options, { now = now })
   if text then return digest(text), text end
   return { error = err and err.type or "ValueError", message = message }
 end
@@ -120,6 +120,14 @@ describe("llm.template", function()
       assert.is_nil(result)
       assert.matches("invalid JSON at byte", message)
     end
+  end)
+
+  it("takes limits apart from the template's variables", function()
+    local source = "{% for i in range(100) %}{% endfor %}{{ max_steps }}"
+    assert.equal("50", (template.render(source, { messages = {}, max_steps = 50 })))
+    local text, message = template.render(source, { messages = {} }, { max_steps = 50 })
+    assert.is_nil(text)
+    assert.matches("too many steps", message)
   end)
 
   it("does not take a client's table for a value of its own", function()

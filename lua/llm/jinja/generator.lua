@@ -184,6 +184,10 @@ function expr.sliced(self, node)
     .. bound(slice.step) .. ")"
 end
 
+function expr.slice(_, node)
+  errors.raise("TemplateSyntaxError", "a slice stands alone in its subscript", node.line)
+end
+
 -- Keyword arguments as a dict, with the extra entry of a call block; "nil" when there are none.
 local function keywords(self, args, caller)
   local names = args and args.names or {}
