@@ -44,7 +44,6 @@ static llm_status cpu_reserve(struct backend *be, const struct backend_limits *l
     const size_t row = carve(&own, n * sizeof(float));
     const size_t alone_q8 = carve(&own, LINEAR_ALONE_ELEMS / 32 * TILE_BLOCK_BYTES);
     const size_t alone_f32 = carve(&own, LINEAR_ALONE_ELEMS * sizeof(float));
-    const size_t panel = carve(&own, 2 * unpack_panel_bytes(limits->max_n, cpu->isa->panel_rows));
     const size_t attention = carve(&own, attention_member_bytes(limits));
     own = (own + 4095) / 4096 * 4096; /* members do not share pages: each touches its own first */
     shared = (shared + 4095) / 4096 * 4096;
@@ -58,7 +57,6 @@ static llm_status cpu_reserve(struct backend *be, const struct backend_limits *l
     s->member_row = (float *)(void *)(members + row);
     s->member_q8 = members + alone_q8;
     s->member_f32 = (float *)(void *)(members + alone_f32);
-    s->member_panel = members + panel;
     s->member_attention = (float *)(void *)(members + attention);
     cpu->limits = *limits;
     return LLM_OK;

@@ -17,7 +17,6 @@ struct cpu_scratch {
     float *member_row;   /* [max_n] */
     uint8_t *member_q8;  /* one tile */
     float *member_f32;
-    uint8_t *member_panel; /* one unpacked panel */
     float *member_attention;
 };
 

@@ -10,17 +10,17 @@ enum { AHEAD = 3072 };
 
 /* ---- float weights ------------------------------------------------------------------------------------- */
 
-INLINE void gemm_float(const enum panel_kind kind, const int T, const uint8_t *panel, int32_t n_in,
+INLINE void gemm_float(const enum llm_dtype dtype, const int T, const uint8_t *panel, int32_t n_in,
                        const void *tile, float *out)
 {
     const float *x = tile;
     vf acc[TILE_ROWS];
     UNROLL for (int t = 0; t < T; t++) acc[t] = vf_zero();
     for (int32_t k = 0; k < n_in; k++, x += T) {
-        const vf w = kind == PANEL_F32   ? vf_load((const float *)(const void *)panel)
-                     : kind == PANEL_F16 ? vf_load_f16(panel)
-                                         : vf_load_bf16(panel);
-        panel += kind == PANEL_F32 ? 4 * VW : 2 * VW;
+        const vf w = dtype == DTYPE_F32   ? vf_load((const float *)(const void *)panel)
+                     : dtype == DTYPE_F16 ? vf_load_f16(panel)
+                                          : vf_load_bf16(panel);
+        panel += dtype == DTYPE_F32 ? 4 * VW : 2 * VW;
         UNROLL for (int t = 0; t < T; t++) acc[t] = vf_fma(w, vf_set1(x[t]), acc[t]);
     }
     UNROLL for (int t = 0; t < T; t++) vf_store(out + t * VW, acc[t]);
@@ -42,164 +42,190 @@ INLINE vf broadcast(const uint8_t *x)
     return vf_set1(v);
 }
 
-/* sum[t] = products of a block of nibbles. */
-INLINE void block_u4(const int T, const uint8_t *q, const uint8_t *x, vi *sum)
+/* The numbers of group j of a block (layouts: pack.h). */
+INLINE vi group_numbers(const enum llm_dtype dtype, const int j, const uint8_t *q)
 {
-    const vi low = vi_set1_8(15);
-    dot_acc acc[TILE_ROWS];
-    UNROLL for (int t = 0; t < T; t++) acc[t] = vi_zero();
-    UNROLL for (int j = 0; j < 4; j++)
-    {
-        const vi w = vi_load(q + j * 4 * VW), a = vi_and(w, low), b = vi_and(vi_srl16(w, 4), low);
-        UNROLL for (int t = 0; t < T; t++)
-        {
-            acc[t] = dot4_u4(acc[t], a, four_bytes(x + 32 * t + 4 * j));
-            acc[t] = dot4_u4(acc[t], b, four_bytes(x + 32 * t + 4 * j + 16));
-        }
+    const struct quant_format f = quant_formats[dtype];
+    vi v = vi_zero();
+    if (f.bytes) return vi_load(q + j * 4 * VW);
+    if (f.low) {
+        const vi both = vi_load(q + j % 4 * 4 * VW);
+        v = vi_and(j < 4 ? both : vi_srl16(both, 4), vi_set1_8(15));
+        q += 16 * VW;
     }
-    UNROLL for (int t = 0; t < T; t++) sum[t] = dot_sum_u4(acc[t]);
+    if (f.pairs) { /* from bit 2 (j % 4) to where they belong; what comes from other bytes is masked */
+        const int from = j % 4 * 2, to = f.pairs - 1;
+        const vi pairs = vi_load(q + j / 4 * 4 * VW);
+        v = vi_or(v, vi_and(from < to ? vi_sll(pairs, to - from) : vi_srl(pairs, from - to),
+                            vi_set1_8((int8_t)(3 << to))));
+        q += 8 * VW;
+    }
+    if (f.bits) {
+        const int to = f.bits - 1;
+        const vi bits = vi_load(q);
+        v = vi_or(v,
+                  vi_and(j < to ? vi_sll(bits, to - j) : vi_srl(bits, j - to), vi_set1_8((int8_t)(1 << to))));
+    }
+    return dtype == DTYPE_IQ4_NL || dtype == DTYPE_IQ4_XS ? vi_lookup(iq4_values, v) : v;
 }
 
-/* sum[t] += products of n groups from group j on, unsigned weights of at most `bits` bits. */
-INLINE void groups_unsigned(const int T, const int bits, const int j, const int n, const uint8_t *q,
-                            const uint8_t *x, vi *sum)
+/* sum[t] = products of half h of a block of unsigned numbers (n_scales 1: of all of it). */
+INLINE void sum_unsigned(const enum llm_dtype dtype, const int T, const int h, const uint8_t *q,
+                         const uint8_t *x, vi *sum)
 {
-    const int run = bits <= 5 ? 4 : 2; /* groups whose sums fit dot_acc on every instruction set */
-    UNROLL for (int i = j; i < j + n; i += run)
+    const struct quant_format f = quant_formats[dtype];
+    const int n = 8 / f.n_scales, run = DOT_RUN(f.width) < n ? DOT_RUN(f.width) : n;
+    UNROLL for (int i = 0; i < n; i += run)
     {
         dot_acc acc[TILE_ROWS];
         UNROLL for (int t = 0; t < T; t++) acc[t] = vi_zero();
-        UNROLL for (int g = i; g < i + run; g++)
+        UNROLL for (int k = i; k < i + run; k++)
         {
-            const vi w = vi_load(q + g * 4 * VW);
-            UNROLL for (int t = 0; t < T; t++) acc[t] = dot4_u4(acc[t], w, four_bytes(x + 32 * t + 4 * g));
+            /* of a whole block: j and j + 4, which share a vector, one after the other */
+            const int j = n == 8 ? k / 2 + k % 2 * 4 : h * 4 + k;
+            const vi w = group_numbers(dtype, j, q);
+            UNROLL for (int t = 0; t < T; t++) acc[t] = dot4(acc[t], w, four_bytes(x + 32 * t + 4 * j));
         }
-        UNROLL for (int t = 0; t < T; t++) sum[t] = vi_add(sum[t], dot_sum_u4(acc[t]));
+        UNROLL for (int t = 0; t < T; t++) sum[t] =
+            i == 0 ? dot_sum(acc[t]) : vi_add(sum[t], dot_sum(acc[t]));
     }
 }
 
-/* sum[t] = products of a block of signed weights. minus_sum: of the tile. */
-INLINE void block_s8(const int T, const uint8_t *q, const uint8_t *x, vi *sum)
+/* sum[t] = products of a block of signed bytes. */
+INLINE void sum_signed(const enum llm_dtype dtype, const int T, const uint8_t *q, const uint8_t *x, vi *sum)
 {
     UNROLL for (int t = 0; t < T; t++) sum[t] = dot_s8_seed(four_bytes(x + TILE_SUM(T) + 4 * t));
-    UNROLL for (int g = 0; g < 8; g++)
+    UNROLL for (int j = 0; j < 8; j++)
     {
-        const vi w = vi_load(q + g * 4 * VW), u = dot_s8_weight(w);
-        UNROLL for (int t = 0; t < T; t++) sum[t] = dot4_s8(sum[t], u, w, four_bytes(x + 32 * t + 4 * g));
+        const vi w = group_numbers(dtype, j, q), u = dot_s8_weight(w);
+        UNROLL for (int t = 0; t < T; t++) sum[t] = dot4_s8(sum[t], u, w, four_bytes(x + 32 * t + 4 * j));
     }
 }
 
-/* Where block b of a panel lies: its numbers, and the scales: d for each half (equal but for PANEL_U6) and m.
- */
-INLINE const uint8_t *panel_block(const enum panel_kind kind, const uint8_t *panel, int32_t b, vf *d, vf *m)
+/* Scales of block j of the header at p: value = d[h] * q + m[h] for half h. Where a constant is taken from
+ * all numbers it is either in m, or 0 here and in minus_sum's shift (number_offset). */
+INLINE void block_scales(const enum llm_dtype dtype, const uint8_t *p, int j, vf d[2], vf m[2])
 {
-    const size_t i = (size_t)b;
-    switch (kind) {
-    case PANEL_Q4_0:
-    case PANEL_Q8_0: {
-        const uint8_t *p = panel + i * (kind == PANEL_Q4_0 ? 18 : 34) * VW;
-        d[0] = vf_load_f16(p);
-        return p + 2 * VW;
-    }
-    case PANEL_Q4_1: {
-        const uint8_t *p = panel + i * 20 * VW;
-        d[0] = vf_load_f16(p);
+    d[0] = vf_load_f16(p);
+    switch (dtype) {
+    case DTYPE_Q4_1:
+    case DTYPE_Q5_1:
         m[0] = vf_load_f16(p + 2 * VW);
-        return p + 4 * VW;
+        break;
+    case DTYPE_Q4_K:
+    case DTYPE_Q5_K:
+        d[0] = vf_mul(d[0], vf_load_u8(p + (4 + j) * VW));
+        m[0] = vf_mul(vf_sub(vf_zero(), vf_load_f16(p + 2 * VW)), vf_load_u8(p + (12 + j) * VW));
+        break;
+    case DTYPE_Q2_K: {
+        const vf both = d[0], minus_dmin = vf_sub(vf_zero(), vf_load_f16(p + 2 * VW));
+        UNROLL for (int h = 0; h < 2; h++)
+        {
+            const vi scale = vi_load_u8(p + (4 + 2 * j + h) * VW);
+            d[h] = vf_mul(both, vf_from_vi(vi_and(scale, vi_set1(15))));
+            m[h] = vf_mul(minus_dmin, vf_from_vi(vi_srl(scale, 4)));
+        }
+        break;
     }
-    case PANEL_Q4_K: {
-        const uint8_t *p = panel + i / 8 * (20 + 128) * VW;
-        d[0] = vf_mul(vf_load_f16(p), vf_load_u8(p + (4 + i % 8) * VW));
-        m[0] = vf_mul(vf_sub(vf_zero(), vf_load_f16(p + 2 * VW)), vf_load_u8(p + (12 + i % 8) * VW));
-        return p + (20 + i % 8 * 16) * VW;
+    case DTYPE_Q3_K:
+    case DTYPE_Q6_K: {
+        const vf both = d[0], minus_offset = vf_set1(dtype == DTYPE_Q3_K ? -4.0f : -32.0f);
+        UNROLL for (int h = 0; h < 2; h++)
+        {
+            d[h] = vf_mul(both, vf_load_s8(p + (2 + 2 * j + h) * VW));
+            m[h] = vf_mul(minus_offset, d[h]);
+        }
+        break;
     }
-    default: {
-        const uint8_t *p = panel + i * 48 * VW;
-        const float *scales = (const float *)(const void *)(p + 32 * VW);
-        d[0] = vf_load(scales);
-        d[1] = vf_load(scales + VW);
-        m[0] = vf_load(scales + 2 * VW);
-        m[1] = vf_load(scales + 3 * VW);
-        return p;
-    }
+    case DTYPE_IQ4_XS:
+        d[0] = vf_mul(d[0], vf_load_s8(p + (2 + j) * VW));
+        break;
+    default:
+        break;
     }
 }
 
-/* Bytes of a block's numbers, of all rows. */
-INLINE int block_bytes(const enum panel_kind kind)
+/* Unsigned numbers that stand for q - 2^n: n, exact in integers; 0: they do not. */
+INLINE int number_offset(const enum llm_dtype dtype)
 {
-    return (kind == PANEL_Q4_0 || kind == PANEL_Q4_1 || kind == PANEL_Q4_K ? 16 : 32) * VW;
+    return dtype == DTYPE_Q4_0 ? 3 : dtype == DTYPE_Q5_0 ? 4 : 0;
 }
 
-INLINE void gemm_quantized(const enum panel_kind kind, const int T, const uint8_t *panel, int32_t n_in,
+INLINE void gemm_quantized(const enum llm_dtype dtype, const int T, const uint8_t *panel, int32_t n_in,
                            const void *tile, float *out)
 {
-    const int n_halves = kind == PANEL_U6 ? 2 : 1;
-    const int has_min = kind == PANEL_Q4_1 || kind == PANEL_Q4_K || kind == PANEL_U5;
-    const uint8_t *x = tile;
+    const struct quant_format f = quant_formats[dtype];
+    const int has_min =
+        dtype == DTYPE_Q4_1 || dtype == DTYPE_Q5_1 || dtype == DTYPE_Q4_K || dtype == DTYPE_Q5_K;
+    const int offset = number_offset(dtype);
+    const uint8_t *x = tile, *header = panel;
     vf acc[TILE_ROWS];
     UNROLL for (int t = 0; t < T; t++) acc[t] = vf_zero();
     for (int32_t b = 0; b < n_in / 32; b++, x += TILE_BLOCK_BYTES * T) {
+        const int j = b % f.n_blocks;
+        const uint8_t *q = header + (f.header + j * f.numbers) * VW;
         vf d[2], m[2];
         vi sum[TILE_ROWS];
-        const uint8_t *q = panel_block(kind, panel, b, d, m);
-        UNROLL for (int i = 0; i < block_bytes(kind); i += 64)
+        block_scales(dtype, header, j, d, m);
+        UNROLL for (int i = 0; i < f.numbers * VW; i += 64)
             _mm_prefetch((const char *)q + i + AHEAD, _MM_HINT_T0);
-        UNROLL for (int h = 0; h < n_halves; h++)
+        UNROLL for (int h = 0; h < f.n_scales; h++)
         {
-            if (kind == PANEL_Q8_0 || kind == PANEL_S8) {
-                block_s8(T, q, x, sum);
-            } else if (kind == PANEL_U5 || kind == PANEL_U6) {
-                UNROLL for (int t = 0; t < T; t++) sum[t] = vi_zero();
-                groups_unsigned(T, kind == PANEL_U5 ? 5 : 6, h * 4, 8 / n_halves, q, x, sum);
-            } else {
-                block_u4(T, q, x, sum);
-            }
+            if (f.width == 8)
+                sum_signed(dtype, T, q, x, sum);
+            else
+                sum_unsigned(dtype, T, h, q, x, sum);
             UNROLL for (int t = 0; t < T; t++)
             {
-                if (kind == PANEL_Q4_0) /* nibbles stand for q - 8 */
-                    sum[t] = vi_add(sum[t], vi_sll(four_bytes(x + TILE_SUM(T) + 4 * t), 3));
+                if (offset > 0) sum[t] = vi_add(sum[t], vi_sll(four_bytes(x + TILE_SUM(T) + 4 * t), offset));
                 const vf v = vf_mul(vf_from_vi(sum[t]), broadcast(x + TILE_D(T) + 4 * t));
                 acc[t] = vf_fma(v, d[h], acc[t]);
-                if (kind == PANEL_U6)
+                if (f.n_scales == 2)
                     acc[t] = vf_fma(m[h], broadcast(x + TILE_D_SUM16(T) + 8 * t + 4 * h), acc[t]);
                 if (has_min) acc[t] = vf_fma(m[0], broadcast(x + TILE_D_SUM(T) + 4 * t), acc[t]);
             }
         }
+        if (j == f.n_blocks - 1) header = q + f.numbers * VW;
     }
     UNROLL for (int t = 0; t < T; t++) vf_store(out + t * VW, acc[t]);
 }
 
 /* ---- instances ----------------------------------------------------------------------------------------- */
 
-#define GEMM(body, kind, T)                                                                                  \
-    static void gemm_##kind##_##T(const uint8_t *panel, int32_t n_in, const void *x, float *out)             \
+#define GEMM(body, dtype, T)                                                                                 \
+    static void gemm_##dtype##_##T(const uint8_t *panel, int32_t n_in, const void *x, float *out)            \
     {                                                                                                        \
-        body(PANEL_##kind, T, panel, n_in, x, out);                                                          \
+        body(DTYPE_##dtype, T, panel, n_in, x, out);                                                         \
     }
-#define GEMM_ENTRY(body, kind, T) [PANEL_##kind][T] = gemm_##kind##_##T,
+#define GEMM_ENTRY(body, dtype, T) [DTYPE_##dtype][T] = gemm_##dtype##_##T,
 
 #if VW == 16
 static const int8_t tile_sizes[] = {12, 8, 6, 4, 3, 2, 1};
-#define FOR_TILE_SIZES(X, body, kind)                                                                        \
-    X(body, kind, 1)                                                                                         \
-    X(body, kind, 2) X(body, kind, 3) X(body, kind, 4) X(body, kind, 6) X(body, kind, 8) X(body, kind, 12)
+#define FOR_TILE_SIZES(X, body, dtype)                                                                       \
+    X(body, dtype, 1)                                                                                        \
+    X(body, dtype, 2)                                                                                        \
+    X(body, dtype, 3) X(body, dtype, 4) X(body, dtype, 6) X(body, dtype, 8) X(body, dtype, 12)
 #else
 static const int8_t tile_sizes[] = {6, 4, 3, 2, 1};
-#define FOR_TILE_SIZES(X, body, kind)                                                                        \
-    X(body, kind, 1) X(body, kind, 2) X(body, kind, 3) X(body, kind, 4) X(body, kind, 6)
+#define FOR_TILE_SIZES(X, body, dtype)                                                                       \
+    X(body, dtype, 1) X(body, dtype, 2) X(body, dtype, 3) X(body, dtype, 4) X(body, dtype, 6)
 #endif
 
-#define FOR_KINDS(X)                                                                                         \
+#define FOR_DTYPES(X)                                                                                        \
     FOR_TILE_SIZES(X, gemm_float, F32)                                                                       \
     FOR_TILE_SIZES(X, gemm_float, F16)                                                                       \
     FOR_TILE_SIZES(X, gemm_float, BF16)                                                                      \
     FOR_TILE_SIZES(X, gemm_quantized, Q4_0)                                                                  \
     FOR_TILE_SIZES(X, gemm_quantized, Q4_1)                                                                  \
-    FOR_TILE_SIZES(X, gemm_quantized, Q4_K)                                                                  \
+    FOR_TILE_SIZES(X, gemm_quantized, Q5_0)                                                                  \
+    FOR_TILE_SIZES(X, gemm_quantized, Q5_1)                                                                  \
     FOR_TILE_SIZES(X, gemm_quantized, Q8_0)                                                                  \
-    FOR_TILE_SIZES(X, gemm_quantized, U5)                                                                    \
-    FOR_TILE_SIZES(X, gemm_quantized, U6)                                                                    \
-    FOR_TILE_SIZES(X, gemm_quantized, S8)
+    FOR_TILE_SIZES(X, gemm_quantized, Q2_K)                                                                  \
+    FOR_TILE_SIZES(X, gemm_quantized, Q3_K)                                                                  \
+    FOR_TILE_SIZES(X, gemm_quantized, Q4_K)                                                                  \
+    FOR_TILE_SIZES(X, gemm_quantized, Q5_K)                                                                  \
+    FOR_TILE_SIZES(X, gemm_quantized, Q6_K)                                                                  \
+    FOR_TILE_SIZES(X, gemm_quantized, IQ4_NL)                                                                \
+    FOR_TILE_SIZES(X, gemm_quantized, IQ4_XS)
 
-FOR_KINDS(GEMM)
+FOR_DTYPES(GEMM)

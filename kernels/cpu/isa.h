@@ -29,7 +29,7 @@ struct cpu_isa {
     void (*norm_row)(const struct norm *norm, const float *x, float *y, int32_t n);
     /* x rounded into row t of a tile of T rows. */
     void (*quantize_row)(const float *x, int32_t n, uint8_t *tile, int32_t tile_rows, int32_t t);
-    gemm_fn *gemm[PANEL_KINDS][TILE_ROWS + 1];
+    gemm_fn *gemm[DTYPE_COUNT][TILE_ROWS + 1];
     /* v, up [T][R]; up only if gated. */
     /* Token i: norms and rotates its q and k heads, writes k and v to the cache. */
     void (*rope_kv_row)(const struct rope_kv_args *a, int32_t i);

@@ -1,6 +1,7 @@
 /* The table of one instruction set. Included by isa_avx2.c and isa_avx512.c, which are compiled for theirs.
  */
 
+#include "kernels/cpu/dequant.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/simd_math.h"
@@ -18,7 +19,7 @@ const struct cpu_isa ISA(cpu_isa) = {
     .tile_sizes = tile_sizes,
     .norm_row = norm_row,
     .quantize_row = quantize_row,
-    .gemm = {FOR_KINDS(GEMM_ENTRY)},
+    .gemm = {FOR_DTYPES(GEMM_ENTRY)},
     .store_tile = store_tile,
     .rope_kv_row = rope_kv_row,
     .attend_f32 = attend_f32,

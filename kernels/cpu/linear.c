@@ -66,56 +66,41 @@ static void lay_out_rows(const struct linear_job *job, const struct tiles *tiles
 
 /* ---- phase 2: panels ----------------------------------------------------------------------------------- */
 
-/* What a panel of one part needs to be multiplied. */
-struct panel_job {
-    const struct linear_job *job;
-    const struct weight_part *part;
-    enum panel_kind kind;
-    const struct tiles *tiles;
-    uint8_t *unpacked; /* room for one panel */
-};
-
-static void multiply(const struct panel_job *p, const uint8_t *panel, int32_t row, int32_t n_tile, float *out)
+static void multiply(const struct linear_job *job, const struct weight_part *part, int32_t i,
+                     const struct tiles *tiles, int32_t row, int32_t n_tile, float *out)
 {
-    const int32_t n_in = p->job->a->w->n_in;
-    const void *x = p->kind <= PANEL_BF16 ? (const void *)tile_f32(p->tiles, n_in, row)
-                                          : (const void *)tile_q8(p->tiles, n_in, row);
-    p->job->cpu->isa->gemm[p->kind][n_tile](panel, n_in, x, out);
+    const int32_t n_in = job->a->w->n_in;
+    const uint8_t *panel = part->panels + (size_t)i * part->panel_bytes;
+    gemm_fn *gemm = job->cpu->isa->gemm[part->dtype][n_tile];
+    if (dtype_is_quantized(part->dtype))
+        gemm(panel, n_in, tile_q8(tiles, n_in, row), out);
+    else
+        gemm(panel, n_in, tile_f32(tiles, n_in, row), out);
 }
 
-/* The bytes a product reads: the panel itself, or its unpacked form. */
-static const uint8_t *panel_at(const struct panel_job *p, int32_t i, uint8_t *room)
-{
-    const uint8_t *panel = p->part->panels + (size_t)i * p->part->panel_bytes;
-    if (!pack_is_unpacked(p->kind)) return panel;
-    unpack_panel(p->part->dtype, panel, p->job->a->w->n_in, p->job->cpu->isa->panel_rows, room);
-    return room;
-}
-
-/* Panel i of the part (gated: and the same panel of the up part, whose job is `up`) times rows begin .. end.
- */
-static void run_panel(const struct panel_job *p, const struct panel_job *up, int32_t i, int32_t begin,
+/* Panel i of the part (gated: and the same panel of the part `up`) times rows begin .. end - 1. */
+static void run_panel(const struct linear_job *job, const struct weight_part *part,
+                      const struct weight_part *up, int32_t i, const struct tiles *tiles, int32_t begin,
                       int32_t end)
 {
-    const struct linear_args *a = p->job->a;
-    const int32_t rows = p->job->cpu->isa->panel_rows, first = i * rows;
-    const int32_t left = p->part->n_out - first, column = p->part->first_out + first;
-    const uint8_t *panel = panel_at(p, i, p->unpacked), *up_panel = up ? panel_at(up, i, up->unpacked) : NULL;
+    const struct linear_args *a = job->a;
+    const struct cpu_isa *isa = job->cpu->isa;
+    const int32_t first = i * isa->panel_rows, left = part->n_out - first, column = part->first_out + first;
     float v[TILE_ROWS * PANEL_ROWS], u[TILE_ROWS * PANEL_ROWS];
     struct tile_store to = {
         .epilogue = a->epilogue,
         .act = a->act,
         .bias = a->bias ? a->bias + column : NULL,
-        .up_bias = a->bias && up ? a->bias + up->part->first_out + first : NULL,
+        .up_bias = a->bias && up ? a->bias + up->first_out + first : NULL,
         .y_stride = a->y_stride,
-        .n_cols = left < rows ? left : rows,
+        .n_cols = left < isa->panel_rows ? left : isa->panel_rows,
     };
     for (int32_t row = begin, n_tile; row < end; row += n_tile) {
-        n_tile = tile_size(p->job->cpu->isa, end - row);
-        multiply(p, panel, row, n_tile, v);
-        if (up) multiply(up, up_panel, row, n_tile, u);
+        n_tile = tile_size(isa, end - row);
+        multiply(job, part, i, tiles, row, n_tile, v);
+        if (up) multiply(job, up, i, tiles, row, n_tile, u);
         to.y = (float *)a->y + row * a->y_stride + column;
-        p->job->cpu->isa->store_tile(&to, n_tile, v, u);
+        isa->store_tile(&to, n_tile, v, u);
     }
 }
 
@@ -137,12 +122,10 @@ static void run_panels(const struct linear_job *job, const struct tiles *tiles, 
     const struct linear_args *a = job->a;
     const struct weight *w = a->w;
     const int gated = a->epilogue == LINEAR_GATED;
-    uint8_t *room = cpu_member_scratch(job->cpu, job->cpu->scratch.member_panel, member);
     const int32_t largest = job->cpu->isa->tile_sizes[0];
-    int32_t chunk = CHUNK_BYTES / (w->n_in + w->n_in / 2) / largest * largest;
+    const int32_t row_bytes = w->needs_float ? 4 * w->n_in : w->n_in / 32 * TILE_BLOCK_BYTES;
+    int32_t chunk = CHUNK_BYTES / row_bytes / largest * largest;
     if (chunk < largest) chunk = largest;
-    struct panel_job up = {job, &w->part[1], pack_kind(w->part[1].dtype), tiles,
-                           room + unpack_panel_bytes(w->n_in, job->cpu->isa->panel_rows)};
     /* Gated parts are of one shape, not of one type: a panel of each is a unit, and units are alike. */
     const int32_t n_parts = gated ? 1 : w->n_parts;
     const size_t total = gated ? (size_t)w->part[0].n_panels * w->part[0].panel_bytes : w->bytes;
@@ -153,10 +136,10 @@ static void run_panels(const struct linear_job *job, const struct tiles *tiles, 
         size_t base = 0;
         for (int32_t i = 0; i < n_parts; i++) {
             const struct weight_part *part = &w->part[i];
-            const struct panel_job p = {job, part, pack_kind(part->dtype), tiles, room};
             int32_t begin, end;
             cut_by_bytes(part, base, from, to, &begin, &end);
-            for (int32_t j = begin; j < end; j++) run_panel(&p, gated ? &up : NULL, j, row, end_row);
+            for (int32_t j = begin; j < end; j++)
+                run_panel(job, part, gated ? &w->part[1] : NULL, j, tiles, row, end_row);
             base += (size_t)part->n_panels * part->panel_bytes;
         }
     }

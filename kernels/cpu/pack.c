@@ -1,90 +1,174 @@
 #include "kernels/cpu/pack.h"
 #include "kernels/cpu/dequant.h"
 
-enum panel_kind pack_kind(enum llm_dtype dtype)
-{
-    switch (dtype) {
-    case DTYPE_F32:
-        return PANEL_F32;
-    case DTYPE_F16:
-        return PANEL_F16;
-    case DTYPE_BF16:
-        return PANEL_BF16;
-    case DTYPE_Q4_0:
-        return PANEL_Q4_0;
-    case DTYPE_Q4_1:
-        return PANEL_Q4_1;
-    case DTYPE_Q4_K:
-        return PANEL_Q4_K;
-    case DTYPE_Q8_0:
-        return PANEL_Q8_0;
-    case DTYPE_Q5_0:
-    case DTYPE_Q5_1:
-    case DTYPE_Q5_K:
-        return PANEL_U5;
-    case DTYPE_Q2_K:
-    case DTYPE_Q3_K:
-    case DTYPE_Q6_K:
-        return PANEL_U6;
-    default:
-        return PANEL_S8; /* IQ4_NL, IQ4_XS: no other type becomes a weight */
-    }
-}
-
 size_t pack_panel_bytes(enum llm_dtype dtype, int32_t n_in, int32_t rows)
 {
-    const enum panel_kind kind = pack_kind(dtype);
-    size_t row = dtype_bytes(dtype, n_in);
-    if (rows == 1) return row;
-    if (kind == PANEL_Q4_K) row = (size_t)n_in / 256 * (20 + 128); /* scales of 6 bits become bytes */
-    return (row * (size_t)rows + 63) / 64 * 64;
+    const struct quant_format *f = &quant_formats[dtype];
+    if (rows == 1 || f->n_blocks == 0)
+        return rows == 1 ? dtype_bytes(dtype, n_in)
+                         : (dtype_bytes(dtype, n_in) * (size_t)rows + 63) / 64 * 64;
+    const size_t unit = (size_t)f->header + (size_t)f->n_blocks * f->numbers;
+    return ((size_t)n_in / (32 * (size_t)f->n_blocks) * unit * (size_t)rows + 63) / 64 * 64;
 }
 
-/* ---- one block of one row into a panel: dst is the block's first vector, at the row's lane ------------- */
+/* ---- numbers of a stored block of 32, number j of its superblock, as they are: unsigned, or signed bytes
+ * ---- */
 
-/* 16 bytes of nibbles, element e low and e + 16 high: already paired as the panel wants them. */
-static void put_nibbles(const uint8_t *q, int32_t rows, uint8_t *dst)
+static void read_nibbles(const uint8_t *nibbles, uint8_t q[32])
 {
-    for (int j = 0; j < 4; j++) memcpy(dst + j * 4 * rows, q + 4 * j, 4);
-}
-
-static void put_bytes(const uint8_t *q, int32_t rows, uint8_t *dst)
-{
-    for (int j = 0; j < 8; j++) memcpy(dst + j * 4 * rows, q + 4 * j, 4);
-}
-
-/* Blocks of 32 in the formats that begin with f16 scales: q4_0, q4_1, q8_0. */
-static void pack_row_32(enum panel_kind kind, const uint8_t *src, int32_t n_in, int32_t rows, int32_t lane,
-                        uint8_t *dst)
-{
-    const int n_scales = kind == PANEL_Q4_1 ? 2 : 1, q_bytes = kind == PANEL_Q8_0 ? 32 : 16;
-    for (int b = 0; b < n_in / 32; b++) {
-        for (int s = 0; s < n_scales; s++, src += 2, dst += 2 * rows) memcpy(dst + 2 * lane, src, 2);
-        if (kind == PANEL_Q8_0)
-            put_bytes(src, rows, dst + 4 * lane);
-        else
-            put_nibbles(src, rows, dst + 4 * lane);
-        src += q_bytes;
-        dst += q_bytes * rows;
+    for (int i = 0; i < 16; i++) {
+        q[i] = nibbles[i] & 15;
+        q[i + 16] = nibbles[i] >> 4;
     }
 }
 
-/* The nibbles of 64 elements share 32 bytes in the file, those of 32 share 16 here. */
-static void pack_row_q4_k(const uint8_t *src, int32_t n_in, int32_t rows, int32_t lane, uint8_t *dst)
+static void read_five(const uint8_t *high, const uint8_t *nibbles, uint8_t q[32])
 {
-    for (int b = 0; b < n_in / 256; b++, src += 144) {
-        memcpy(dst + 2 * lane, src, 2);
-        memcpy(dst + 2 * rows + 2 * lane, src + 2, 2);
-        uint8_t *scale = dst + 4 * rows + lane;
-        dst += 20 * rows;
-        for (int j = 0; j < 8; j++, scale += rows, dst += 16 * rows) {
-            q4_k_scale(src + 4, j, scale, scale + 8 * rows);
-            const uint8_t *from = src + 16 + j / 2 * 32;
-            const int shift = j % 2 * 4;
-            uint8_t nibbles[16];
-            for (int i = 0; i < 16; i++)
-                nibbles[i] = (uint8_t)((from[i] >> shift & 15) | (from[i + 16] >> shift & 15) << 4);
-            put_nibbles(nibbles, rows, dst + 4 * lane);
+    uint32_t bits;
+    memcpy(&bits, high, sizeof bits);
+    read_nibbles(nibbles, q);
+    for (int i = 0; i < 32; i++) q[i] |= (uint8_t)((bits >> i & 1) << 4);
+}
+
+static void read_q2_k(const uint8_t *p, int j, uint8_t q[32])
+{
+    for (int i = 0; i < 32; i++) q[i] = p[16 + j / 4 * 32 + i] >> (j % 4 * 2) & 3;
+}
+
+static void read_q3_k(const uint8_t *p, int j, uint8_t q[32])
+{
+    for (int i = 0; i < 32; i++)
+        q[i] = (uint8_t)((p[32 + j / 4 * 32 + i] >> (j % 4 * 2) & 3) | (p[i] >> j & 1) << 2);
+}
+
+static void read_q4_k(const uint8_t *nibbles, int j, uint8_t q[32])
+{
+    for (int i = 0; i < 32; i++) q[i] = nibbles[j / 2 * 32 + i] >> (j % 2 * 4) & 15;
+}
+
+static void read_q5_k(const uint8_t *p, int j, uint8_t q[32])
+{
+    read_q4_k(p + 48, j, q);
+    for (int i = 0; i < 32; i++) q[i] |= (uint8_t)((p[16 + i] >> j & 1) << 4);
+}
+
+static void read_q6_k(const uint8_t *p, int j, uint8_t q[32])
+{
+    const uint8_t *low = p + j / 4 * 64 + j % 2 * 32, *high = p + 128 + j / 4 * 32;
+    for (int i = 0; i < 32; i++)
+        q[i] = (uint8_t)((low[i] >> (j % 4 / 2 * 4) & 15) | (high[i] >> (j % 4 * 2) & 3) << 4);
+}
+
+static void read_numbers(enum llm_dtype dtype, const uint8_t *p, int j, uint8_t q[32])
+{
+    switch (dtype) {
+    case DTYPE_Q4_0:
+    case DTYPE_IQ4_NL:
+        read_nibbles(p + 2, q);
+        break;
+    case DTYPE_Q4_1:
+        read_nibbles(p + 4, q);
+        break;
+    case DTYPE_Q5_0:
+        read_five(p + 2, p + 6, q);
+        break;
+    case DTYPE_Q5_1:
+        read_five(p + 4, p + 8, q);
+        break;
+    case DTYPE_Q8_0:
+        memcpy(q, p + 2, 32);
+        break;
+    case DTYPE_Q2_K:
+        read_q2_k(p, j, q);
+        break;
+    case DTYPE_Q3_K:
+        read_q3_k(p, j, q);
+        break;
+    case DTYPE_Q4_K:
+        read_q4_k(p + 16, j, q);
+        break;
+    case DTYPE_Q5_K:
+        read_q5_k(p, j, q);
+        break;
+    case DTYPE_Q6_K:
+        read_q6_k(p, j, q);
+        break;
+    case DTYPE_IQ4_XS:
+        read_nibbles(p + 8 + 16 * j, q);
+        break;
+    default:
+        break; /* float types have no numbers */
+    }
+}
+
+/* ---- into a panel, at a row's lane --------------------------------------------------------------------- */
+
+/* A group's 4 bytes at the row's lane of a vector. */
+static void put_group(uint32_t group, int32_t rows, int32_t lane, int vector, uint8_t *dst)
+{
+    memcpy(dst + 4 * (vector * rows + lane), &group, 4);
+}
+
+/* dst: the block's numbers in the panel. */
+static void put_numbers(const struct quant_format *f, const uint8_t q[32], int32_t rows, int32_t lane,
+                        uint8_t *dst)
+{
+    uint32_t g[8], pairs[2] = {0}, bits = 0; /* groups: 4 numbers a word, handled at once */
+    memcpy(g, q, 32);
+    for (int j = 0; j < 8; j++) {
+        if (f->bytes) put_group(g[j], rows, lane, j, dst);
+        if (f->pairs) pairs[j / 4] |= (g[j] >> (f->pairs - 1) & 0x03030303u) << (j % 4 * 2);
+        if (f->bits) bits |= (g[j] >> (f->bits - 1) & 0x01010101u) << j;
+    }
+    int vector = 0;
+    for (int j = 0; j < 4 && f->low; j++)
+        put_group((g[j] & 0x0f0f0f0fu) | (g[j + 4] & 0x0f0f0f0fu) << 4, rows, lane, vector++, dst);
+    for (int j = 0; j < 2 && f->pairs; j++) put_group(pairs[j], rows, lane, vector++, dst);
+    if (f->bits) put_group(bits, rows, lane, vector, dst);
+}
+
+static void put_header(enum llm_dtype dtype, const uint8_t *p, int32_t rows, int32_t lane, uint8_t *dst)
+{
+    static const uint8_t d_at[DTYPE_COUNT] = {[DTYPE_Q2_K] = 80, [DTYPE_Q3_K] = 108, [DTYPE_Q6_K] = 208};
+    const int two = dtype == DTYPE_Q4_1 || dtype == DTYPE_Q5_1 || dtype == DTYPE_Q2_K ||
+                    dtype == DTYPE_Q4_K || dtype == DTYPE_Q5_K;
+    for (int i = 0; i <= two; i++, dst += 2 * rows) memcpy(dst + 2 * lane, p + d_at[dtype] + 2 * i, 2);
+    uint8_t *scale = dst + lane;
+    int8_t scales[16];
+    switch (dtype) {
+    case DTYPE_Q2_K:
+        for (int j = 0; j < 16; j++) scale[j * rows] = p[j];
+        break;
+    case DTYPE_Q3_K:
+        q3_k_scales(p + 96, scales);
+        for (int j = 0; j < 16; j++) scale[j * rows] = (uint8_t)scales[j];
+        break;
+    case DTYPE_Q4_K:
+    case DTYPE_Q5_K:
+        for (int j = 0; j < 8; j++) q4_k_scale(p + 4, j, &scale[j * rows], &scale[(8 + j) * rows]);
+        break;
+    case DTYPE_Q6_K:
+        for (int j = 0; j < 16; j++) scale[j * rows] = p[192 + j];
+        break;
+    case DTYPE_IQ4_XS:
+        for (int j = 0; j < 8; j++) scale[j * rows] = (uint8_t)iq4_xs_scale(p, j);
+        break;
+    default:
+        break; /* d, m are all */
+    }
+}
+
+static void pack_row_quantized(enum llm_dtype dtype, const uint8_t *src, int32_t n_in, int32_t rows,
+                               int32_t lane, uint8_t *dst)
+{
+    const struct quant_format *f = &quant_formats[dtype];
+    for (int32_t k = 0; k < n_in; k += 32 * f->n_blocks, src += dtype_table[dtype].bytes) {
+        put_header(dtype, src, rows, lane, dst);
+        dst += f->header * rows;
+        for (int j = 0; j < f->n_blocks; j++, dst += f->numbers * rows) {
+            uint8_t q[32];
+            read_numbers(dtype, src, j, q);
+            put_numbers(f, q, rows, lane, dst);
         }
     }
 }
@@ -92,25 +176,22 @@ static void pack_row_q4_k(const uint8_t *src, int32_t n_in, int32_t rows, int32_
 static void pack_row_floats(enum llm_dtype dtype, const uint8_t *src, int32_t n_in, int32_t rows,
                             int32_t lane, uint8_t *dst)
 {
-    const int size = dtype_table[dtype].bytes;
+    const size_t size = (size_t)dtype_table[dtype].bytes;
     for (int32_t k = 0; k < n_in; k++)
-        memcpy(dst + (size_t)(k * rows + lane) * (size_t)size, src + (size_t)k * (size_t)size, (size_t)size);
+        memcpy(dst + ((size_t)k * (size_t)rows + (size_t)lane) * size, src + (size_t)k * size, size);
 }
 
 void pack_panel(const struct tensor *t, int64_t first_row, int32_t rows, uint8_t *dst)
 {
-    const enum panel_kind kind = pack_kind(t->dtype);
     const int32_t n_in = (int32_t)t->dims[1];
     const size_t row_bytes = dtype_bytes(t->dtype, n_in);
     for (int32_t r = 0; r < rows && first_row + r < t->dims[0]; r++) {
         const uint8_t *src = (const uint8_t *)t->data + (size_t)(first_row + r) * row_bytes;
-        if (rows == 1 || pack_is_unpacked(kind))
-            memcpy(dst + (size_t)r * row_bytes, src, row_bytes);
-        else if (kind == PANEL_Q4_K)
-            pack_row_q4_k(src, n_in, rows, r, dst);
-        else if (kind <= PANEL_BF16)
-            pack_row_floats(t->dtype, src, n_in, rows, r, dst);
+        if (rows == 1)
+            memcpy(dst, src, row_bytes);
+        else if (dtype_is_quantized(t->dtype))
+            pack_row_quantized(t->dtype, src, n_in, rows, r, dst);
         else
-            pack_row_32(kind, src, n_in, rows, r, dst);
+            pack_row_floats(t->dtype, src, n_in, rows, r, dst);
     }
 }

@@ -131,6 +131,10 @@ INLINE vi vi_and(vi a, vi b)
 {
     return _mm512_and_si512(a, b);
 }
+INLINE vi vi_or(vi a, vi b)
+{
+    return _mm512_or_si512(a, b);
+}
 INLINE vi vi_add(vi a, vi b)
 {
     return _mm512_add_epi32(a, b);
@@ -140,6 +144,7 @@ INLINE vi vi_iota(void)
     return _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
 }
 #define vi_sll(a, n)   _mm512_slli_epi32(a, n)
+#define vi_srl(a, n)   _mm512_srli_epi32(a, n)
 #define vi_srl16(a, n) _mm512_srli_epi16(a, n)
 INLINE vf vf_from_vi(vi a)
 {
@@ -162,9 +167,22 @@ INLINE vf vf_load_bf16(const void *p)
 {
     return vf_bits(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16));
 }
+INLINE vi vi_load_u8(const void *p)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(p));
+}
 INLINE vf vf_load_u8(const void *p)
 {
-    return vf_from_vi(_mm512_cvtepu8_epi32(_mm_loadu_si128(p)));
+    return vf_from_vi(vi_load_u8(p));
+}
+INLINE vf vf_load_s8(const void *p)
+{
+    return vf_from_vi(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
+}
+/* table [16] at each byte of v, which are below 16. */
+INLINE vi vi_lookup(const int8_t *table, vi v)
+{
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table)), v);
 }
 INLINE void vf_store_f16(void *p, vf v)
 {
@@ -177,12 +195,13 @@ INLINE void vi_store_s8(void *p, vi v)
 }
 
 /* Accumulators of int8 products: lane r holds a sum for weight row r over the four k of each 32-bit group. */
+#define DOT_RUN(bits) 8 /* groups that an accumulator holds */
 typedef vi dot_acc;
-INLINE dot_acc dot4_u4(dot_acc acc, vi w, vi x)
+INLINE dot_acc dot4(dot_acc acc, vi w, vi x)
 {
     return _mm512_dpbusd_epi32(acc, w, x);
 }
-INLINE vi dot_sum_u4(dot_acc acc)
+INLINE vi dot_sum(dot_acc acc)
 {
     return acc;
 }
@@ -327,11 +346,16 @@ INLINE vi vi_and(vi a, vi b)
 {
     return _mm256_and_si256(a, b);
 }
+INLINE vi vi_or(vi a, vi b)
+{
+    return _mm256_or_si256(a, b);
+}
 INLINE vi vi_add(vi a, vi b)
 {
     return _mm256_add_epi32(a, b);
 }
 #define vi_sll(a, n)   _mm256_slli_epi32(a, n)
+#define vi_srl(a, n)   _mm256_srli_epi32(a, n)
 #define vi_srl16(a, n) _mm256_srli_epi16(a, n)
 INLINE vf vf_from_vi(vi a)
 {
@@ -354,9 +378,22 @@ INLINE vf vf_load_bf16(const void *p)
 {
     return vf_bits(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
 }
+INLINE vi vi_load_u8(const void *p)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(p));
+}
 INLINE vf vf_load_u8(const void *p)
 {
-    return vf_from_vi(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p)));
+    return vf_from_vi(vi_load_u8(p));
+}
+INLINE vf vf_load_s8(const void *p)
+{
+    return vf_from_vi(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
+}
+/* table [16] at each byte of v, which are below 16. */
+INLINE vi vi_lookup(const int8_t *table, vi v)
+{
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)table)), v);
 }
 INLINE void vf_store_f16(void *p, vf v)
 {
@@ -369,15 +406,16 @@ INLINE void vi_store_s8(void *p, vi v)
 }
 
 /* 16-bit sums of pairs. They hold 8 groups of 4-bit weights (8 * 2 * 15 * 127 = 30480), 4 of 5 bits (31496),
- * 2 of 6 (32004); then dot_sum_u4 widens. */
+ * 2 of 6 (32004); then dot_sum widens. */
+#define DOT_RUN(bits)  ((bits) <= 4 ? 8 : (bits) == 5 ? 4 : 2)
 typedef vi dot_acc;
-INLINE dot_acc dot4_u4(dot_acc acc, vi w, vi x)
+INLINE dot_acc dot4(dot_acc acc, vi w, vi x)
 {
     acc = _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, x));
     IN_ORDER(acc);
     return acc;
 }
-INLINE vi dot_sum_u4(dot_acc acc)
+INLINE vi dot_sum(dot_acc acc)
 {
     return _mm256_madd_epi16(acc, _mm256_set1_epi16(1));
 }
