@@ -68,7 +68,7 @@ enum { N_VOCAB_CASES = sizeof vocab_cases / sizeof *vocab_cases };
 static inline void need_vocabs(void)
 {
     if (!access(VOCABS_DIR "/corpus.bin", R_OK)) return;
-    if (getenv("LLMLUA_NEED_VOCABS"))
+    if (getenv("LLMLUA_VOCABS_REQUIRED"))
         fail_msg("%s is not there: run scripts/dev/fetch-vocabs.sh", VOCABS_DIR);
     print_message("SKIPPED: no models/vocabs; scripts/dev/fetch-vocabs.sh fetches them\n");
     skip();

@@ -157,36 +157,47 @@ int64_t json_pull_int(struct json_pull *p)
     return negative ? -value : value;
 }
 
+/* Past the string at p, p->at being its opening quote. */
+static int skip_string(struct json_pull *p)
+{
+    const char *at = p->at + 1;
+    while (at < p->end && *at != '"') at += *at == '\\' ? 2 : 1;
+    if (at >= p->end) return fail(p, "the text ends in a string");
+    p->at = at + 1;
+    return 1;
+}
+
 /* What is passed over is only measured: whoever takes the part reads it strictly. */
 const char *json_pull_skip(struct json_pull *p, size_t *size)
 {
-    json_pull_peek(p);
+    int c = json_pull_peek(p);
     const char *begin = p->at;
     int64_t depth = 0;
-    do {
-        int c = json_pull_peek(p);
-        if (p->error) break;
-        if (!c) {
-            fail(p, "the text ends in a value");
-        } else if (c == '"') {
-            for (p->at++; p->at < p->end && *p->at != '"'; p->at++)
-                if (*p->at == '\\' && p->at + 1 < p->end) p->at++;
-            if (p->at == p->end)
-                fail(p, "the text ends in a string");
-            else
-                p->at++;
-        } else if (c == ']' || c == '}') {
-            if (depth-- == 0)
-                fail(p, "a value expected");
-            else
-                p->at++;
-        } else {
-            depth += c == '[' || c == '{';
+    *size = 0;
+    if (p->error) return begin;
+    if (!c || strchr(",:]}", c)) {
+        fail(p, "a value expected");
+        return begin;
+    }
+    if (c == '"') {
+        skip_string(p);
+    } else if (c == '{' || c == '[') {
+        do {
+            if (p->at >= p->end) {
+                fail(p, "the text ends in a value");
+                break;
+            }
+            c = *p->at;
+            if (c == '"') {
+                if (!skip_string(p)) break;
+                continue;
+            }
+            depth += (c == '{' || c == '[') - (c == '}' || c == ']');
             p->at++;
-        }
-        if (depth == 0 && c != '"' && c != ']' && c != '}') /* the rest of a number or a word */
-            while (p->at < p->end && !strchr(",]} \n\r\t", *p->at)) p->at++;
-    } while (depth > 0 && !p->error);
+        } while (depth > 0);
+    } else {
+        while (p->at < p->end && *p->at && !strchr(",]} \n\r\t", *p->at)) p->at++;
+    }
     *size = (size_t)(p->at - begin);
     return begin;
 }

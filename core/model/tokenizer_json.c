@@ -18,7 +18,9 @@ struct part {
 };
 
 struct parts {
-    struct part added, normalizer, pre_tokenizer, post_processor, decoder, model, vocab, merges, truncation;
+    struct part added, normalizer, pre_tokenizer, post_processor, decoder, model;
+    /* of the model */
+    struct part vocab, merges, type, unk_token, prefix, suffix, byte_fallback, fuse_unk, ignore_merges;
 };
 
 struct word {
@@ -62,16 +64,26 @@ static llm_status find_parts(const char *json, size_t bytes, struct parts *parts
 {
     static const char *const top[] = {"added_tokens",   "normalizer", "pre_tokenizer",
                                       "post_processor", "decoder",    "model"};
-    static const char *const inner[] = {"vocab", "merges"};
+    static const char *const inner[] = {"vocab",
+                                        "merges",
+                                        "type",
+                                        "unk_token",
+                                        "continuing_subword_prefix",
+                                        "end_of_word_suffix",
+                                        "byte_fallback",
+                                        "fuse_unk",
+                                        "ignore_merges"};
     struct part *const top_slots[] = {&parts->added,          &parts->normalizer, &parts->pre_tokenizer,
                                       &parts->post_processor, &parts->decoder,    &parts->model};
-    struct part *const inner_slots[] = {&parts->vocab, &parts->merges};
+    struct part *const inner_slots[] = {&parts->vocab,         &parts->merges,   &parts->type,
+                                        &parts->unk_token,     &parts->prefix,   &parts->suffix,
+                                        &parts->byte_fallback, &parts->fuse_unk, &parts->ignore_merges};
     memset(parts, 0, sizeof *parts);
     llm_status status = find_members((struct part){json, bytes}, top, top_slots, 6, err);
     if (status) return status;
     if (!parts->model.at || parts->model.at[0] != '{')
         return llm_fail(err, LLM_EFORMAT, "no object \"model\": this is no tokenizer.json");
-    status = find_members(parts->model, inner, inner_slots, 2, err);
+    status = find_members(parts->model, inner, inner_slots, 9, err);
     if (!status && (!parts->vocab.at || parts->vocab.at[0] != '{'))
         return llm_fail(err, LLM_EUNSUP, "model.vocab is no object; supported: models of type BPE");
     return status;
@@ -246,41 +258,41 @@ static llm_status read_merges(struct tokenizer *tok, struct part merges, struct 
     return status;
 }
 
-/* The members of the model beside vocab and merges. They are small, so each is parsed by itself. */
+static int is_set(struct part part)
+{
+    return part.size == 4 && !memcmp(part.at, "true", 4);
+}
+
+static int is_text(struct part part)
+{
+    return part.size > 2 && part.at[0] == '"';
+}
+
 static llm_status read_model(struct tokenizer *tok, const struct parts *parts, struct llm_error *err)
 {
-    static const char *const keys[] = {
-        "type",     "unk_token",    "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback",
-        "fuse_unk", "ignore_merges"};
-    struct part found[7] = {0};
-    struct part *const slots[] = {&found[0], &found[1], &found[2], &found[3],
-                                  &found[4], &found[5], &found[6]};
-    llm_status status = find_members(parts->model, keys, slots, 7, err);
-    if (status) return status;
-    if (found[0].at && (found[0].size != 5 || memcmp(found[0].at, "\"BPE\"", 5)))
+    const struct part type = parts->type;
+    if (type.at && (type.size != 5 || memcmp(type.at, "\"BPE\"", 5)))
         return llm_fail(err, LLM_EUNSUP, "model of type %.*s; supported: \"BPE\"",
-                        (int)(found[0].size < 40 ? found[0].size : 40), found[0].at);
-    for (int i = 2; i <= 3; i++)
-        if (found[i].at && found[i].size > 2 && memcmp(found[i].at, "null", 4))
-            return llm_fail(err, LLM_EUNSUP, "model.%s is set", keys[i]);
-    int is_set[7];
-    for (int i = 4; i < 7; i++) is_set[i] = found[i].size == 4 && !memcmp(found[i].at, "true", 4);
+                        (int)(type.size < 40 ? type.size : 40), type.at);
+    if (is_text(parts->prefix) || is_text(parts->suffix))
+        return llm_fail(err, LLM_EUNSUP, "model.%s is set",
+                        is_text(parts->prefix) ? "continuing_subword_prefix" : "end_of_word_suffix");
     struct bpe_options options = {.unit = tok->hf->bytes_last ? BPE_BYTES : BPE_CHARS,
                                   .fallback = BPE_UNKNOWN_TOKEN,
-                                  .byte_fallback = is_set[4],
-                                  .fuse_unknown = is_set[5],
-                                  .ignore_merges = is_set[6],
+                                  .byte_fallback = is_set(parts->byte_fallback),
+                                  .fuse_unknown = is_set(parts->fuse_unk),
+                                  .ignore_merges = is_set(parts->ignore_merges),
                                   .unknown = -1,
                                   .last_merge_wins = 1};
-    if (found[1].at && found[1].at[0] == '"') {
+    if (is_text(parts->unk_token)) {
         struct json_pull p;
-        json_pull_open(&p, found[1].at, found[1].size);
+        json_pull_open(&p, parts->unk_token.at, parts->unk_token.size);
         if (json_pull_string(&p)) options.unknown = tokenizer_find(tok, p.text, p.text_size);
         json_pull_close(&p);
     }
     tok->unknown = options.unknown;
     int64_t n_merges = parts->merges.at ? count_elements(parts->merges) : 0;
-    status = bpe_open(&tok->texts, tok->n_vocab, &options, n_merges, &tok->bpe, err);
+    llm_status status = bpe_open(&tok->texts, tok->n_vocab, &options, n_merges, &tok->bpe, err);
     if (!status && parts->merges.at) status = read_merges(tok, parts->merges, err);
     if (!status) bpe_seal(tok->bpe);
     return status;
