@@ -6,15 +6,18 @@ cd "$(dirname "$0")/../.."
 
 version=0.3.36
 cache=.cache/llama.cpp
+packages=.cache/packages # shared with fetch-vocabs.sh
 bin=$PWD/$cache/build/bin
 programs=(llama-bench llama-batched-bench llama-completion llama-perplexity llama-tokenize)
 
 if [ ! -x "$bin/llama-tokenize" ]; then
-  mkdir -p "$cache"
+  mkdir -p "$cache" "$packages"
   if [ ! -d "$cache/llama_cpp_python-$version" ]; then
-    python3 -m pip download --disable-pip-version-check --no-deps --no-binary :all: -d "$cache" "llama-cpp-python==$version" >&2 ||
+    [ -e "$packages/llama_cpp_python-$version.tar.gz" ] ||
+      python3 -m pip download --disable-pip-version-check --no-deps --no-binary llama-cpp-python -d "$packages" \
+        "llama-cpp-python==$version" >&2 ||
       { echo "build-llama-cpp: could not fetch llama-cpp-python $version from PyPI; check the network" >&2; exit 1; }
-    tar -xf "$cache/llama_cpp_python-$version.tar.gz" -C "$cache"
+    tar -xf "$packages/llama_cpp_python-$version.tar.gz" -C "$cache"
   fi
   cmake -S "$cache/llama_cpp_python-$version/vendor/llama.cpp" -B "$cache/build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
     -DGGML_NATIVE=ON -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF >&2

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts the vocabularies that the tokenizer tests compare with their originals into models/vocabs/, and the test
-# corpus beside them. They come out of Python packages; what is there already is kept. About 190 MB are
+# Puts the vocabularies and chat templates that the tests compare with their originals into models/vocabs/, and the
+# test corpus beside them. They come out of Python packages; what is there already is kept. About 190 MB are
 # downloaded the first time, nothing after that.
 # usage: scripts/dev/fetch-vocabs.sh [DIRECTORY]      DIRECTORY: where packages downloaded before may lie
 set -euo pipefail
@@ -23,12 +23,13 @@ download() {
   echo "$sum  $cache/$file" | sha256sum --check --quiet
 }
 
-if [ ! -e "$out/ggml-vocab-qwen2.gguf" ]; then
+if [ ! -e "$out/ggml-vocab-qwen2.gguf" ] || [ ! -d "$out/templates" ]; then
   file=llama_cpp_python-0.3.36.tar.gz
   download llama-cpp-python 0.3.36 $file 832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e --no-binary llama-cpp-python
   dir=llama_cpp_python-0.3.36/vendor/llama.cpp/models
   tar -xzf "$cache/$file" -C "$out" --strip-components 4 --wildcards "$dir/ggml-vocab-*.gguf*" \
       --exclude "*bert*"
+  tar -xzf "$cache/$file" -C "$out" --strip-components 4 --wildcards "$dir/templates/*.jinja"
 fi
 
 if [ ! -e "$out/gemma-3.gguf" ]; then
