@@ -67,7 +67,7 @@ static size_t put_all(const struct tokenizer *tok, const int32_t *ids, size_t n,
         char *out = increments + size;
         size_t added = i < n ? detokenizer_put(&d, ids[i], out, TEXT_CAPACITY - size)
                              : detokenizer_finish(&d, out, TEXT_CAPACITY - size);
-        assert_true(added <= (i < n ? tokenizer_max_token_bytes(tok) * 3 + 12 : 12));
+        assert_true(added <= (i < n ? tokenizer_max_token_bytes(tok) + 12 : 12));
         for (size_t k = 0; k < added;) {
             int length = character((const uint8_t *)out + k, added - k);
             assert_true(length > 0);

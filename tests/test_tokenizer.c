@@ -323,6 +323,99 @@ static void bytes_and_characters_are_a_bijection(void **state)
     assert_int_equal(bpe_byte_of_char(' '), -1);
 }
 
+/* ---- what files say beside the vocabulary ----------------------------------------------------------------
+ */
+
+static int ends_turn(const struct tokenizer *tok, int32_t id)
+{
+    int32_t n;
+    const int32_t *ids = tokenizer_end_tokens(tok, &n);
+    for (int32_t i = 0; i < n; i++)
+        if (ids[i] == id) return 1;
+    return 0;
+}
+
+static void special_ids_and_templates_of_gguf(void **state)
+{
+    (void)state;
+    need_vocabs();
+    struct tokenizer *tok = open_vocab("smollm2.gguf");
+    assert_int_equal(tokenizer_bos(tok), 1);
+    assert_int_equal(tokenizer_eos(tok), 2);
+    assert_false(tokenizer_adds_bos(tok));
+    assert_int_equal(tokenizer_find(tok, "<|im_end|>", 10), 2);
+    assert_true(ends_turn(tok, 2) && ends_turn(tok, 0) && !ends_turn(tok, 1));
+    assert_non_null(strstr(tokenizer_chat_template(tok), "<|im_start|>"));
+    size_t n;
+    const char *bytes = tokenizer_bytes(tok, tokenizer_find(tok, "\u0120the", 5), &n);
+    assert_int_equal(n, 4);
+    assert_memory_equal(bytes, " the", 4);
+    tokenizer_close(tok);
+    tok = open_vocab("gemma-3.gguf");
+    assert_true(tokenizer_adds_bos(tok));
+    assert_true(ends_turn(tok, tokenizer_find(tok, "<end_of_turn>", 13)));
+    tokenizer_close(tok);
+    tok = open_vocab("mistral-v3.model");
+    assert_int_equal(tokenizer_bos(tok), 1);
+    assert_true(tokenizer_adds_bos(tok) && ends_turn(tok, 2));
+    assert_null(tokenizer_chat_template(tok));
+    tokenizer_close(tok);
+}
+
+static void write_text(const char *dir, const char *name, const char *text)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+static void a_directory_with_its_configuration(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                                        "chat_template.jinja"};
+    char dir[] = "/tmp/llmlua-tokenizer-XXXXXX", path[512];
+    struct tokenizer *tok;
+    struct llm_error err;
+    assert_non_null(mkdtemp(dir));
+    write_text(
+        dir, names[0],
+        "{\"added_tokens\":[{\"id\":1,\"content\":\"<s>\",\"special\":true},{\"id\":2,\"content\":\"</s>\","
+        "\"special\":true}],\"model\":{\"vocab\":{\"a\":0,\"<s>\":1,\"</s>\":2},\"merges\":[]}}");
+    write_text(
+        dir, names[1],
+        "{\"tokenizer_class\":\"LlamaTokenizer\",\"add_bos_token\":true,\"add_eos_token\":true,"
+        "\"bos_token\":{\"content\":\"<s>\"},\"chat_template\":[{\"name\":\"tool\",\"template\":\"T\"},"
+        "{\"name\":\"default\",\"template\":\"D\"}]}");
+    write_text(dir, names[2], "{\"eos_token\":\"</s>\"}");
+    if (tokenizer_open(dir, &tok, &err)) fail_msg("%s", err.message);
+    assert_int_equal(tokenizer_bos(tok), 1);
+    assert_int_equal(tokenizer_eos(tok), 2);
+    assert_true(ends_turn(tok, 2));
+    assert_string_equal(tokenizer_chat_template(tok), "D");
+    expect_ids(tok, "a", TOKENIZE_ADD_SPECIAL, "1 0 2");
+    expect_ids(tok, "a", 0, "0");
+    tokenizer_close(tok);
+
+    write_text(dir, names[3], "from a file");
+    snprintf(path, sizeof path, "%s/%s", dir, names[0]);
+    if (tokenizer_open(path, &tok, &err)) fail_msg("%s", err.message);
+    assert_string_equal(tokenizer_chat_template(tok), "from a file");
+    tokenizer_close(tok);
+
+    write_text(dir, names[1], "{");
+    assert_int_equal(tokenizer_open(dir, &tok, &err), LLM_EFORMAT);
+    assert_non_null(strstr(err.message, names[1]));
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+        remove(path);
+    }
+    rmdir(dir);
+}
+
 /* ---- bad input ----------------------------------------------------------------------------------------- */
 
 static void expect_refusal(const char *json, llm_status status, const char *says)
@@ -411,6 +504,8 @@ int main(void)
         cmocka_unit_test(a_word_of_a_megabyte),
         cmocka_unit_test(split_behaviors),
         cmocka_unit_test(patterns_not_understood_are_refused),
+        cmocka_unit_test(special_ids_and_templates_of_gguf),
+        cmocka_unit_test(a_directory_with_its_configuration),
         cmocka_unit_test(malformed_files_are_refused),
         cmocka_unit_test(running_out_of_memory),
         cmocka_unit_test(llama_cpp_cases),

@@ -126,7 +126,7 @@ static llm_status read_behavior(const json_t *json, enum split_behavior *out, st
 
 static llm_status read_split(struct hf_pipeline *hf, const json_t *json, struct llm_error *err)
 {
-    enum split_behavior behavior;
+    enum split_behavior behavior = SPLIT_ISOLATED;
     llm_status status = read_behavior(json, &behavior, err);
     if (status) return status;
     const json_t *pattern = json_object_get(json, "pattern");

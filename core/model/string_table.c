@@ -12,17 +12,14 @@ static uint32_t hash_of(const char *s, size_t size)
 
 static llm_status grow_slots(struct strings *t, uint32_t n_slots, struct llm_error *err)
 {
-    int32_t *slots = mem_alloc((size_t)n_slots * sizeof *slots);
+    struct string_slot *slots = mem_alloc((size_t)n_slots * sizeof *slots);
     if (!slots) return llm_fail(err, LLM_ENOMEM, "no memory for a table of %u strings", n_slots);
     memset(slots, 0xff, (size_t)n_slots * sizeof *slots);
     for (uint32_t i = 0; t->slots && i <= t->slot_mask; i++) {
-        int32_t id = t->slots[i];
-        if (id < 0) continue;
-        size_t size;
-        const char *s = strings_at(t, id, &size);
-        uint32_t at = hash_of(s, size) & (n_slots - 1);
-        while (slots[at] >= 0) at = (at + 1) & (n_slots - 1);
-        slots[at] = id;
+        if (t->slots[i].id < 0) continue;
+        uint32_t at = t->slots[i].hash & (n_slots - 1);
+        while (slots[at].id >= 0) at = (at + 1) & (n_slots - 1);
+        slots[at] = t->slots[i];
     }
     mem_free(t->slots);
     t->slots = slots;
@@ -71,6 +68,18 @@ static llm_status make_room(struct strings *t, size_t size, struct llm_error *er
     return LLM_OK;
 }
 
+/* The number of the string with this content, or -1 with *at the free slot where it belongs. */
+static int32_t find_slot(const struct strings *t, const char *s, size_t size, uint32_t hash, uint32_t *at)
+{
+    for (*at = hash & t->slot_mask; t->slots[*at].id >= 0; *at = (*at + 1) & t->slot_mask) {
+        if (t->slots[*at].hash != hash) continue;
+        size_t other_size;
+        const char *other = strings_at(t, t->slots[*at].id, &other_size);
+        if (other_size == size && !memcmp(other, s, size)) break;
+    }
+    return t->slots[*at].id;
+}
+
 llm_status strings_add(struct strings *t, const char *s, size_t size, int findable, struct llm_error *err)
 {
     llm_status status = make_room(t, size, err);
@@ -81,25 +90,15 @@ llm_status strings_add(struct strings *t, const char *s, size_t size, int findab
     t->begin[id + 1] = t->blob_size;
     if (!findable) return LLM_OK;
 
-    uint32_t at = hash_of(s, size) & t->slot_mask;
-    while (t->slots[at] >= 0) {
-        size_t other_size;
-        const char *other = strings_at(t, t->slots[at], &other_size);
-        if (other_size == size && !memcmp(other, s, size)) return LLM_OK;
-        at = (at + 1) & t->slot_mask;
-    }
-    t->slots[at] = id;
+    uint32_t hash = hash_of(s, size), at;
+    if (find_slot(t, s, size, hash, &at) >= 0) return LLM_OK;
+    t->slots[at] = (struct string_slot){hash, id};
     t->n_hashed++;
     return LLM_OK;
 }
 
 int32_t strings_find(const struct strings *t, const char *s, size_t size)
 {
-    uint32_t at = hash_of(s, size) & t->slot_mask;
-    for (int32_t id; (id = t->slots[at]) >= 0; at = (at + 1) & t->slot_mask) {
-        size_t other_size;
-        const char *other = strings_at(t, id, &other_size);
-        if (other_size == size && !memcmp(other, s, size)) return id;
-    }
-    return -1;
+    uint32_t at;
+    return find_slot(t, s, size, hash_of(s, size), &at);
 }

@@ -9,12 +9,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The hash is kept so that a look-up touches the text of no string but the one it finds. */
+struct string_slot {
+    uint32_t hash;
+    int32_t id; /* -1: free */
+};
+
 struct strings {
     char *blob; /* all strings, one after the other */
     size_t blob_size, blob_capacity;
     size_t *begin; /* [n + 1] offsets into blob */
     int32_t n, capacity;
-    int32_t *slots; /* open addressing, a power of two of them; -1: free */
+    struct string_slot *slots; /* open addressing, a power of two of them */
     uint32_t slot_mask;
     int32_t n_hashed;
 };

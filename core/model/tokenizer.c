@@ -38,6 +38,8 @@ llm_status tokenizer_fill_bytes(struct tokenizer *tok, token_bytes_fn *bytes_of,
         status = bytes_of(tok, id, &b, err);
         tok->bytes_begin[id + 1] = b.size;
         size_t n = b.size - tok->bytes_begin[id];
+        /* each byte that is no UTF-8 may come out as U+FFFD, which has three */
+        if (n && !utf8_valid(b.data + tok->bytes_begin[id], n)) n *= 3;
         if (n > tok->max_token_bytes) tok->max_token_bytes = n;
     }
     tok->bytes = b.data;

@@ -18,8 +18,9 @@ struct tokenizer;
 struct gguf;
 
 /* path: a GGUF file (vocabulary-only ones too), a tokenizer.json, a tokenizer.model, or a directory holding
- * one of the latter two (tokenizer_config.json and special_tokens_map.json are read beside it). Errors:
- * LLM_ENOENT, LLM_EFORMAT, LLM_EUNSUP (the tokenizer model or pre-tokenizer, and those supported). */
+ * one of the latter two, the first if both (tokenizer_config.json, special_tokens_map.json and
+ * chat_template.jinja are read beside it). Errors: LLM_ENOENT, LLM_EFORMAT, LLM_EUNSUP (the tokenizer model
+ * or pre-tokenizer, and those supported). */
 llm_status tokenizer_open(const char *path, struct tokenizer **out, struct llm_error *err);
 llm_status tokenizer_open_gguf(const struct gguf *g, struct tokenizer **out, struct llm_error *err);
 /* The text of a tokenizer.json; for the fuzzer and tests. */
@@ -79,12 +80,13 @@ struct detokenizer {
 void detokenizer_init(struct detokenizer *d, const struct tokenizer *tok, int skip_special);
 
 /* Appends the text that became certain with this id to out (capacity bytes), returns its length, or the
- * length needed
- * (> capacity) having changed nothing. A token's text is at most tokenizer_max_token_bytes(tok) + 12 bytes.
- */
+ * length needed (> capacity) having changed nothing. It is at most tokenizer_max_token_bytes(tok) + 12 bytes.
+ * Joined, the increments are what all tokens' bytes decode to at once, as Python's errors="replace" does it;
+ * spaces before punctuation stay (transformers' clean_up_tokenization_spaces, off by default today). */
 size_t detokenizer_put(struct detokenizer *d, int32_t id, char *out, size_t capacity);
 /* What is still held, as U+FFFD; at most 12 bytes. Same return value. */
 size_t detokenizer_finish(struct detokenizer *d, char *out, size_t capacity);
+/* The longest text of a token, U+FFFD for bytes that are no UTF-8 included. */
 size_t tokenizer_max_token_bytes(const struct tokenizer *tok);
 
 #ifdef __cplusplus

@@ -23,11 +23,11 @@ struct spm;
 
 struct tokenizer {
     int32_t n_vocab;
-    struct strings texts; /* token texts as the files spell them, then the strings of merges */
-    uint8_t *kinds;       /* [n_vocab] of enum token_kind */
-    char *bytes;          /* what tokens stand for, one after the other */
-    size_t *bytes_begin;  /* [n_vocab + 1] */
-    size_t max_token_bytes;
+    struct strings texts;   /* token texts as the files spell them, then the strings of merges */
+    uint8_t *kinds;         /* [n_vocab] of enum token_kind */
+    char *bytes;            /* what tokens stand for, one after the other */
+    size_t *bytes_begin;    /* [n_vocab + 1] */
+    size_t max_token_bytes; /* of text that one token can put out */
 
     /* Encodes; one per kind of file. */
     llm_status (*encode)(const struct tokenizer *tok, const char *text, size_t size, unsigned flags,

@@ -12,7 +12,7 @@ enum { TEXT_BYTES = 200 };
 
 static void decode(const struct tokenizer *tok, const struct token_list *ids)
 {
-    size_t capacity = 3 * tokenizer_max_token_bytes(tok) + 12;
+    size_t capacity = tokenizer_max_token_bytes(tok) + 12;
     char *out = malloc(capacity);
     if (!out) return;
     struct detokenizer d;
