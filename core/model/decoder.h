@@ -39,9 +39,10 @@ void decoder_close(struct decoder *decoder);
 llm_status decoder_forward(struct decoder *decoder, const struct kv_cache *kv, const struct batch *batch,
                            struct llm_error *err);
 
-/* Logits of the given rows of the batch just run: final norm, head, soft-cap. out [n_rows, vocab] f32, host
- * memory. A caller that wants many rows asks in slices, so that the logits of a whole prompt never exist at
- * once. */
+/* Logits of the given rows of the batch just run, in the order given: the rest of the last layer, final norm,
+ * head, soft-cap. out [n_rows, vocab] f32, host memory. At most max_tokens rows a call; a caller that wants
+ * many asks in slices, so that the logits of a whole prompt never exist at once. Errors: LLM_EINVAL (a row
+ * that the batch does not have), LLM_EFAILED. */
 llm_status decoder_logits(struct decoder *decoder, const int32_t *rows, int32_t n_rows, float *out,
                           struct llm_error *err);
 

@@ -30,11 +30,14 @@ struct model {
 };
 
 struct model_options {
-    const char *path;      /* GGUF file (first part of a split one) or Hugging Face directory */
+    const char *path;      /* GGUF file (first part of a split one), Hugging Face directory; for dummy: a
+                              directory with a config.json, or that file */
     const char *tokenizer; /* another path to take the tokenizer from; null: the model's own */
     const char
-        *load_format;   /* null or "auto", "gguf", "safetensors"; "dummy": random weights from config.json */
-    const char *dtype;  /* null or "auto" (as stored), "float32", "float16", "bfloat16": float weights only */
+        *load_format; /* null or "auto", "gguf", "safetensors"; "dummy": random weights from config.json */
+    /* null or "auto" (as stored), "float32", "float16", "bfloat16": of float matrices. Quantized ones, norms,
+     * biases and the embedding's rows stay as stored. */
+    const char *dtype;
     uint64_t seed;      /* of dummy weights */
     int skip_tokenizer; /* 1: token ids only */
     /* Called on the opening thread as weights are laid out; null: nothing. */
