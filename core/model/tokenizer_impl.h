@@ -79,6 +79,11 @@ llm_status tokenizer_put_gpt2_bytes(struct buffer *out, const char *s, size_t si
 llm_status tokenizer_read_gguf(struct tokenizer *tok, const struct gguf *g, struct llm_error *err);
 llm_status tokenizer_read_json(struct tokenizer *tok, const char *json, size_t bytes, struct llm_error *err);
 llm_status tokenizer_read_spm(struct tokenizer *tok, const void *proto, size_t bytes, struct llm_error *err);
+/* What tokenizer_read_gguf puts into tok->encode. */
+llm_status gguf_encode_bpe(const struct tokenizer *tok, const char *text, size_t size, unsigned flags,
+                           struct token_list *out, struct llm_error *err);
+llm_status gguf_encode_spm(const struct tokenizer *tok, const char *text, size_t size, unsigned flags,
+                           struct token_list *out, struct llm_error *err);
 /* tokenizer_config.json, special_tokens_map.json and chat_template.jinja in a directory, if they are there:
  * BOS, EOS, whether they are added, the chat template. Errors: those of reading a malformed file. */
 llm_status tokenizer_read_config(struct tokenizer *tok, const char *dir, struct llm_error *err);
