@@ -27,6 +27,7 @@
 #include <stdint.h>
 
 struct backend;
+struct pool;
 struct weight; /* a linear layer's matrix [n_out, n_in] in a backend's own layout */
 
 /* ---- normalization ------------------------------------------------------------------------------------- */
@@ -214,6 +215,10 @@ llm_status cpu_backend_open(const struct cpu_options *options, struct backend **
 /* ISA in use, e.g. "avx512"; and its threads. */
 const char *cpu_backend_isa(const struct backend *be);
 int32_t cpu_backend_threads(const struct backend *be);
+
+/* Its thread pool, borrowed: for work on the host between ops, such as sampling. Called from the thread that
+ * calls the ops. */
+struct pool *cpu_backend_pool(const struct backend *be);
 
 /* Row `row` of a stored tensor [rows, n], any dtype, as f32. The scalar definition of every stored type. */
 void dequantize_row(const struct tensor *t, int64_t row, float *out);

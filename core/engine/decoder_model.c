@@ -37,6 +37,12 @@ static llm_status copy_page(void *self, int32_t from, int32_t to, struct llm_err
     return status ? llm_fail(err, status, "copying KV page %d to %d failed", from, to) : LLM_OK;
 }
 
+static void run(void *self, pool_fn *fn, void *arg)
+{
+    struct decoder_model *m = self;
+    pool_run(cpu_backend_pool(m->backend), fn, arg);
+}
+
 static void close_model(void *self)
 {
     struct decoder_model *m = self;
@@ -159,6 +165,8 @@ llm_status decoder_model_open(const struct llm_engine_options *options, struct e
                                  .forward = forward,
                                  .logits = logits,
                                  .copy_page = copy_page,
+                                 .run = run,
+                                 .n_workers = cpu_backend_threads(m->backend),
                                  .close = close_model};
     return LLM_OK;
 }

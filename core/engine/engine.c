@@ -252,9 +252,20 @@ static void destroy(struct llm_engine *e)
     kv_pool_deinit(&e->kv);
     scheduler_deinit(&e->scheduler);
     batch_deinit(&e->batch);
-    sampler_deinit(&e->sampler);
+    for (int32_t i = 0; e->samplers && i < e->model.n_workers; i++) sampler_deinit(&e->samplers[i]);
+    mem_free(e->samplers);
     if (e->logits) mem_unmap(e->logits, sizeof(float) * ENGINE_LOGIT_ROWS * (size_t)e->model.vocab_size);
     mem_free(e);
+}
+
+static llm_status open_samplers(struct llm_engine *e, struct llm_error *err)
+{
+    e->samplers = mem_array((size_t)e->model.n_workers, sizeof *e->samplers);
+    if (!e->samplers) return llm_fail(err, LLM_ENOMEM, "no memory for samplers");
+    llm_status status = LLM_OK;
+    for (int32_t i = 0; i < e->model.n_workers && !status; i++)
+        status = sampler_init(&e->samplers[i], e->model.vocab_size, err);
+    return status;
 }
 
 static llm_status init(struct llm_engine *e, struct llm_error *err)
@@ -270,7 +281,7 @@ static llm_status init(struct llm_engine *e, struct llm_error *err)
     if (!status) status = kv_pool_init(&e->kv, c->n_pages, c->block_size, NULL, err);
     if (!status) status = scheduler_init(&e->scheduler, &options, &e->kv, err);
     if (!status) status = batch_init(&e->batch, c->max_num_batched_tokens, c->max_num_seqs, longest, err);
-    if (!status) status = sampler_init(&e->sampler, e->model.vocab_size, err);
+    if (!status) status = open_samplers(e, err);
     if (status) return status;
     e->logits = mem_map(sizeof(float) * ENGINE_LOGIT_ROWS * (size_t)e->model.vocab_size);
     if (!e->logits)
@@ -290,6 +301,7 @@ llm_status engine_start(const struct engine_config *config, const struct engine_
     }
     e->config = *config;
     e->model = *model;
+    if (!e->model.run) e->model.n_workers = 1;
     e->inbox.fd = -1;
     e->limits = (struct request_limits){.vocab_size = model->vocab_size,
                                         .max_model_len = config->max_model_len,

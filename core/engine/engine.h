@@ -4,8 +4,9 @@
 /* The engine's thread and what it owns. Clients reach it through its mailbox (submit) and a few atomic flags
  * (cancel, forget, stop); it reaches them through theirs. Nothing on the way of a token takes a lock.
  *
- * Below it is a model, seen through a table of four functions, so that tests can put another one there. */
+ * Below it is a model, seen through a table of functions, so that tests can put another one there. */
 
+#include "base/pool.h"
 #include "engine/batch.h"
 #include "engine/request.h"
 
@@ -19,6 +20,9 @@ struct engine_model {
     llm_status (*forward)(void *self, const struct batch *batch, struct llm_error *err);
     llm_status (*logits)(void *self, const int32_t *rows, int32_t n_rows, float *out, struct llm_error *err);
     llm_status (*copy_page)(void *self, int32_t from, int32_t to, struct llm_error *err);
+    /* Runs fn(arg, i, n_workers) for all i at once, for sampling; null: sampling is done by one thread. */
+    void (*run)(void *self, pool_fn *fn, void *arg);
+    int32_t n_workers; /* 1 without run */
     void (*close)(void *self);
 };
 
@@ -65,8 +69,8 @@ struct llm_engine {
     struct kv_pool kv;
     struct scheduler scheduler;
     struct batch_buffers batch;
-    struct sampler sampler;
-    float *logits; /* [ENGINE_LOGIT_ROWS, vocab_size] */
+    struct sampler *samplers; /* [model.n_workers] */
+    float *logits;            /* [ENGINE_LOGIT_ROWS, vocab_size] */
     int32_t rows[ENGINE_LOGIT_ROWS];
     const struct plan *plan;
     int64_t now; /* ns, at the step's start */

@@ -2,7 +2,7 @@
 
 /* ---- step 7 -------------------------------------------------------------------------------------------- */
 
-static void pick(struct llm_engine *e, struct output *o, const float *logits)
+static void pick(struct llm_engine *e, struct sampler *sampler, struct output *o, const float *logits)
 {
     struct sequence *q = &o->sequence;
     struct llm_request *r = o->request;
@@ -17,38 +17,76 @@ static void pick(struct llm_engine *e, struct output *o, const float *logits)
                               .seed = r->seed,
                               .stream = (uint32_t)q->index,
                               .position = (uint64_t)sequence_length(q)};
-    int32_t token = sampler_pick(&e->sampler, logits, &in);
+    int32_t token = sampler_pick(sampler, logits, &in);
     if (r->n_logprobs)
-        sampler_logprobs(&e->sampler, logits, token, r->n_logprobs - 1,
+        sampler_logprobs(sampler, logits, token, r->n_logprobs - 1,
                          o->logprobs + (size_t)q->n_output * (size_t)r->n_logprobs);
     if (in.counts) counts_add_output(&o->counts, token);
     q->output[q->n_output++] = token;
 }
 
-/* The logits of a sequence's last token: for all sequences of its request, if they are its first. */
-static void pick_all(struct llm_engine *e, struct output *o, const float *logits)
+/* Some rows of logits and what they are for. The workers take rows in turn: each row is one worker's. */
+struct slice {
+    struct llm_engine *engine;
+    int32_t n;                                 /* rows */
+    struct output *outputs[ENGINE_LOGIT_ROWS]; /* whose next token; of `n_outputs` sequences from there on */
+    int32_t n_outputs[ENGINE_LOGIT_ROWS];
+    struct llm_request *scored; /* instead, not null: the rows of its prompt from `position` on */
+    int32_t position;
+};
+
+static void use_row(const struct slice *s, int32_t row, struct sampler *sampler)
+{
+    struct llm_engine *e = s->engine;
+    const float *logits = e->logits + (size_t)row * (size_t)e->model.vocab_size;
+    struct llm_request *r = s->scored;
+    for (int32_t k = 0; !r && k < s->n_outputs[row]; k++) pick(e, sampler, s->outputs[row] + k, logits);
+    if (!r) return;
+    size_t next = (size_t)(s->position + row + 1), width = (size_t)r->n_prompt_logprobs;
+    sampler_logprobs(sampler, logits, r->prompt[next], r->n_prompt_logprobs - 1,
+                     r->prompt_logprobs + next * width);
+}
+
+static void use_rows(void *arg, int32_t worker, int32_t n_workers)
+{
+    const struct slice *s = arg;
+    for (int32_t row = worker; row < s->n; row += n_workers) use_row(s, row, &s->engine->samplers[worker]);
+}
+
+/* The logits of e->rows, and what is to be done with them. */
+static llm_status do_slice(struct slice *s, struct llm_error *err)
+{
+    struct llm_engine *e = s->engine;
+    llm_status status = e->model.logits(e->model.self, e->rows, s->n, e->logits, err);
+    if (status) return status;
+    if (e->model.run && s->n > 1)
+        e->model.run(e->model.self, use_rows, s);
+    else
+        use_rows(s, 0, 1);
+    s->n = 0;
+    return LLM_OK;
+}
+
+/* Adds the row of an output's last token: for all sequences of its request, if it is their first. */
+static void add_row(struct slice *s, struct output *o, int32_t row)
 {
     int32_t n = o->sequence.index == 0 && o->sequence.n_output == 0 ? o->request->n : 1;
-    for (int32_t k = 1; k < n; k++) scheduler_fork(&e->scheduler, &o->sequence, &o[k].sequence);
-    for (int32_t k = 0; k < n; k++) pick(e, &o[k], logits);
+    for (int32_t k = 1; k < n; k++) scheduler_fork(&s->engine->scheduler, &o->sequence, &o[k].sequence);
+    s->outputs[s->n] = o;
+    s->n_outputs[s->n] = n;
+    s->engine->rows[s->n++] = row;
 }
 
 static llm_status sample_last(struct llm_engine *e, const struct batch *batch, struct llm_error *err)
 {
-    struct output *outputs[ENGINE_LOGIT_ROWS];
-    size_t vocab = (size_t)e->model.vocab_size;
-    for (int32_t i = 0, n = 0; i < e->plan->n_items; i++) {
-        if (e->plan->items[i].last) {
-            outputs[n] = (struct output *)e->plan->items[i].sequence;
-            e->rows[n++] = batch->seq_start[i + 1] - 1;
-        }
-        if (n == 0 || (n < ENGINE_LOGIT_ROWS && i + 1 < e->plan->n_items)) continue;
-        llm_status status = e->model.logits(e->model.self, e->rows, n, e->logits, err);
-        if (status) return status;
-        for (int32_t k = 0; k < n; k++) pick_all(e, outputs[k], e->logits + (size_t)k * vocab);
-        n = 0;
+    struct slice s = {.engine = e};
+    llm_status status = LLM_OK;
+    for (int32_t i = 0; i < e->plan->n_items && !status; i++) {
+        if (!e->plan->items[i].last) continue;
+        add_row(&s, (struct output *)e->plan->items[i].sequence, batch->seq_start[i + 1] - 1);
+        if (s.n == ENGINE_LOGIT_ROWS) status = do_slice(&s, err);
     }
-    return LLM_OK;
+    return status || s.n == 0 ? status : do_slice(&s, err);
 }
 
 /* prompt_logprobs: the row of position p scores the token at p + 1. */
@@ -56,20 +94,17 @@ static llm_status score_prompt(struct llm_engine *e, const struct plan_item *ite
                                struct llm_error *err)
 {
     struct llm_request *r = ((struct output *)item->sequence)->request;
-    int32_t width = r->n_prompt_logprobs, end = item->start + item->n;
+    int32_t end = item->start + item->n;
     if (end > r->n_prompt - 1) end = r->n_prompt - 1;
     if (item->start == 0) r->prompt_logprobs[0].token = -1;
-    for (int32_t p = item->start; p < end;) {
-        int32_t n = end - p < ENGINE_LOGIT_ROWS ? end - p : ENGINE_LOGIT_ROWS;
-        for (int32_t k = 0; k < n; k++) e->rows[k] = first_row + p - item->start + k;
-        llm_status status = e->model.logits(e->model.self, e->rows, n, e->logits, err);
-        if (status) return status;
-        for (int32_t k = 0; k < n; k++, p++)
-            sampler_logprobs(&e->sampler, e->logits + (size_t)k * (size_t)e->model.vocab_size,
-                             r->prompt[p + 1], width - 1,
-                             r->prompt_logprobs + (size_t)(p + 1) * (size_t)width);
+    llm_status status = LLM_OK;
+    for (int32_t p = item->start; p < end && !status; p += ENGINE_LOGIT_ROWS) {
+        struct slice s = {.engine = e, .scored = r, .position = p};
+        s.n = end - p < ENGINE_LOGIT_ROWS ? end - p : ENGINE_LOGIT_ROWS;
+        for (int32_t k = 0; k < s.n; k++) e->rows[k] = first_row + p - item->start + k;
+        status = do_slice(&s, err);
     }
-    return LLM_OK;
+    return status;
 }
 
 llm_status engine_sample(struct llm_engine *e, const struct batch *batch, struct llm_error *err)

@@ -201,3 +201,8 @@ int32_t cpu_backend_threads(const struct backend *be)
 {
     return pool_size(((const struct cpu_backend *)be)->pool);
 }
+
+struct pool *cpu_backend_pool(const struct backend *be)
+{
+    return ((const struct cpu_backend *)be)->pool;
+}
