@@ -2,12 +2,17 @@
 #include "interrupt.h"
 
 #include <signal.h>
+#include <stdint.h>
 #include <string.h>
+#include <time.h>
 
-enum { EXIT_INTERRUPTED = 128 + SIGINT };
+/* timeout(1) sends the signal twice, to the process and to its group: one that comes so soon after another is
+ * its echo. */
+enum { EXIT_INTERRUPTED = 128 + SIGINT, ECHO_MS = 100 };
 
 static lua_State *volatile target;
 static volatile sig_atomic_t pending;
+static struct timespec last_time; /* of the last that counted; touched by the handler only */
 
 static int exit_object_tostring(lua_State *L)
 {
@@ -40,7 +45,16 @@ static void on_hook(lua_State *L, lua_Debug *ar)
 /* lua_sethook is the one call of LuaJIT that a signal handler may make. */
 static void on_sigint(int sig)
 {
-    (void)sig;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    int64_t ms =
+        (int64_t)(now.tv_sec - last_time.tv_sec) * 1000 + (now.tv_nsec - last_time.tv_nsec) / 1000000;
+    if (last_time.tv_sec && ms < ECHO_MS) return;
+    last_time = now;
+    if (pending) { /* the script does not listen */
+        signal(sig, SIG_DFL);
+        raise(sig);
+    }
     pending = 1;
     if (target) lua_sethook(target, on_hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);
 }
@@ -50,7 +64,6 @@ static void arm(void)
     struct sigaction action;
     memset(&action, 0, sizeof action);
     action.sa_handler = on_sigint;
-    action.sa_flags = (int)SA_RESETHAND; /* a second one kills */
     sigaction(SIGINT, &action, NULL);
 }
 

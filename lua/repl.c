@@ -6,6 +6,7 @@
 #include "state.h"
 
 #include <editline/readline.h>
+#include <errno.h>
 #include <lauxlib.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,8 +55,10 @@ static char **complete(const char *word, int start, int end)
 /* line.read(prompt) -> line without its newline | false: Ctrl-C | nil: end of input. [-0, +1, e] */
 static int line_read(lua_State *L)
 {
-    char *line = readline(luaL_checkstring(L, 1));
-    if (interrupt_take()) {
+    const char *prompt = luaL_checkstring(L, 1);
+    errno = 0;
+    char *line = readline(prompt);
+    if (interrupt_take() || (!line && errno == EINTR)) {
         free(line);
         lua_pushboolean(L, 0);
         return 1;

@@ -4,6 +4,8 @@
 ---@class llm
 ---@field json llm.json
 ---@field table llm.table
+---@field http llm.http
+---@field task llm.task
 local llm = {}
 
 ---Options of llm.engine: vLLM's names. Sizes also as text: "2GiB", "32k".
@@ -122,6 +124,13 @@ function Engine:generate(prompts, params, options) end
 ---@return llm.Stream # an iterator of llm.Delta
 function Engine:stream(prompt, params, options) end
 
+---As stream, but an expected failure is nil, a message and a code ("EINVAL", "EFULL", "EFAILED" …).
+---@param prompt llm.Prompt
+---@param params? llm.SamplingParams
+---@param options? llm.RequestOptions|{whole?: boolean} whole: one delta a sequence, when it has finished
+---@return llm.Stream? stream, string? message, string? code
+function Engine:try_stream(prompt, params, options) end
+
 ---@param text string
 ---@param options? {add_special_tokens?: boolean, parse_special?: boolean}
 ---@return integer[]
@@ -225,6 +234,14 @@ function Tokenizer:decode(ids, options) end
 ---@return integer?
 function Tokenizer:bos() end
 
+---The text of one token as it reads inside a text.
+---@param id integer
+---@return string
+function Tokenizer:token_text(id) end
+
+---@return {vocab_size: integer, bos?: integer, eos?: integer, chat_template?: string}
+function Tokenizer:info() end
+
 function Tokenizer:close() end
 
 ---Opens a model. Raises if it cannot.
@@ -236,6 +253,28 @@ function llm.engine(options) end
 ---@param path string GGUF file, model directory, tokenizer.json or tokenizer.model
 ---@return llm.Tokenizer
 function llm.tokenizer(path) end
+
+---A server of HTTP; see docs on serving for its routes, requests and responses.
+---@class llm.Server
+---@field on_error? fun(failure: any, request: table)
+---@field on_finished? fun(request: table, why: string, status: integer, body_bytes: integer)
+
+---Makes a server; it listens with listen() or run().
+---@param options? table host, port (8000; 0: any), unix, ssl_certfile, ssl_keyfile, shutdown_timeout, max_body …
+---@return llm.Server
+function llm.server(options) end
+
+---Sends a request over HTTP; in a task the others run meanwhile. Any status is an answer.
+---@param url string
+---@param options? {method?: string, headers?: table<string, string>, body?: string, timeout?: number, connect_timeout?: number, idle_timeout?: number, max_body?: integer, unix?: string, stream?: boolean}
+---@return {status: integer, headers: table<string, string>, body?: string}? reply, string? message
+function llm.fetch(url, options) end
+
+---Requests, responses, and errors that become a response.
+---@class llm.http
+
+---Coroutines on the event loop.
+---@class llm.task
 
 ---@class llm.OptionEntry
 ---@field name string
