@@ -108,6 +108,13 @@ const struct llm_tokenizer *llm_engine_tokenizer(const struct llm_engine *engine
 llm_status llm_tokenizer_open(const char *path, struct llm_tokenizer **out, struct llm_error *err);
 void llm_tokenizer_close(struct llm_tokenizer *tokenizer);
 
+struct llm_tokenizer_info {
+    int32_t vocab_size;
+    int32_t bos, eos;          /* -1: none */
+    const char *chat_template; /* Jinja; null: none. Lives as long as the tokenizer */
+};
+void llm_tokenizer_info(const struct llm_tokenizer *tokenizer, struct llm_tokenizer_info *out);
+
 /* Writes up to capacity ids, *n says how many the text has (call again with room if it is more). add_special:
  * what the model's tokenizer adds by itself, such as BOS; parse_special: text that spells a control token
  * becomes it. */

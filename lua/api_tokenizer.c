@@ -127,10 +127,49 @@ void api_push_token_text(lua_State *L, const struct llm_tokenizer *tokenizer, in
     lua_pushlstring(L, twice + n_once, n_twice - n_once);
 }
 
+/* tokenizer:token_text(id) -> its text as it reads inside a text | nil, message, code. [-0, +1|3, e] */
+static int tokenizer_token_text(lua_State *L)
+{
+    const struct llm_tokenizer *t = check_tokenizer(L, 1);
+    lua_Number id = luaL_checknumber(L, 2);
+    struct llm_tokenizer_info info;
+    llm_tokenizer_info(t, &info);
+    if (!(id >= 0 && id < info.vocab_size)) {
+        struct llm_error err = {LLM_OK, ""};
+        llm_fail(&err, LLM_EINVAL, "token %.14g; the tokenizer's tokens are 0 to %d", id,
+                 info.vocab_size - 1);
+        return api_fail(L, &err);
+    }
+    api_push_token_text(L, t, (int32_t)id);
+    return 1;
+}
+
+/* tokenizer:info() -> {vocab_size, bos, eos, chat_template}; what there is none of is nil. [-0, +1, e] */
+static int tokenizer_info(lua_State *L)
+{
+    struct llm_tokenizer_info info;
+    llm_tokenizer_info(check_tokenizer(L, 1), &info);
+    lua_createtable(L, 0, 4);
+    lua_pushinteger(L, info.vocab_size);
+    lua_setfield(L, -2, "vocab_size");
+    if (info.bos >= 0) {
+        lua_pushinteger(L, info.bos);
+        lua_setfield(L, -2, "bos");
+    }
+    if (info.eos >= 0) {
+        lua_pushinteger(L, info.eos);
+        lua_setfield(L, -2, "eos");
+    }
+    lua_pushstring(L, info.chat_template); /* null: nil */
+    lua_setfield(L, -2, "chat_template");
+    return 1;
+}
+
 void api_open_tokenizer(lua_State *L)
 {
-    static const luaL_Reg methods[] = {
-        {"encode", tokenizer_encode}, {"decode", tokenizer_decode}, {"close", tokenizer_close}, {NULL, NULL}};
+    static const luaL_Reg methods[] = {{"encode", tokenizer_encode}, {"decode", tokenizer_decode},
+                                       {"info", tokenizer_info},     {"token_text", tokenizer_token_text},
+                                       {"close", tokenizer_close},   {NULL, NULL}};
     luaL_newmetatable(L, API_TOKENIZER);
     lua_newtable(L);
     luaL_register(L, NULL, methods);

@@ -44,6 +44,16 @@ function Tokenizer:decode(ids, options)
   return text
 end
 
+-- The text of one token as it reads inside a text, a leading space and all.
+function Tokenizer:token_text(id)
+  local text, message = self.handle:token_text(id)
+  if not text then error(message, 2) end
+  return text
+end
+
+-- vocab_size; bos, eos (ids) and chat_template (Jinja), nil where the model has none.
+function Tokenizer:info() return self.handle:info() end
+
 -- The token that the tokenizer puts first by itself, nil if it puts none.
 function Tokenizer:bos()
   return self:encode("", { add_special_tokens = true })[1]
