@@ -97,9 +97,10 @@ static void run_panel(const struct linear_job *job, const struct weight_part *pa
     };
     for (int32_t row = begin, n_tile; row < end; row += n_tile) {
         n_tile = tile_size(isa, end - row);
+        to.y = (float *)a->y + row * a->y_stride + column;
+        for (int32_t t = 0; t < n_tile; t++) __builtin_prefetch(to.y + t * a->y_stride, 1);
         multiply(job, part, i, tiles, row, n_tile, v);
         if (up) multiply(job, up, i, tiles, row, n_tile, u);
-        to.y = (float *)a->y + row * a->y_stride + column;
         isa->store_tile(&to, n_tile, v, u);
     }
 }

@@ -52,9 +52,9 @@ static void norm_row(const struct norm *norm, const float *x, float *y, int32_t 
 }
 
 /* Sums of the two halves of 32 signed bytes: sad adds unsigned bytes in eights. */
-INLINE void sum_halves(const uint8_t *q, int32_t sum[2])
+INLINE void sum_halves(__m256i q, int32_t sum[2])
 {
-    const __m256i v = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)q), _mm256_set1_epi8((char)0x80));
+    const __m256i v = _mm256_xor_si256(q, _mm256_set1_epi8((char)0x80));
     const __m256i s = _mm256_sad_epu8(v, _mm256_setzero_si256());
     const __m128i low = _mm256_castsi256_si128(s), high = _mm256_extracti128_si256(s, 1);
     sum[0] = _mm_cvtsi128_si32(low) + _mm_extract_epi16(low, 4) - 16 * 128;
@@ -63,21 +63,31 @@ INLINE void sum_halves(const uint8_t *q, int32_t sum[2])
 
 static void quantize_row(const float *x, int32_t n, uint8_t *tile, int32_t tile_rows, int32_t t)
 {
-    for (int32_t b = 0; b < n / 32; b++, x += 32, tile += TILE_BLOCK_BYTES * tile_rows) {
-        vf largest = vf_abs(vf_load(x));
-        for (int i = VW; i < 32; i += VW) largest = vf_max(largest, vf_abs(vf_load(x + i)));
+    enum { VECTORS = 32 / VW };
+    uint8_t *q = tile + 32 * t, *d_at = tile + TILE_D(tile_rows) + 4 * t;
+    uint8_t *d_sum_at = tile + TILE_D_SUM(tile_rows) + 4 * t, *sum_at = tile + TILE_SUM(tile_rows) + 4 * t;
+    uint8_t *d_sum16_at = tile + TILE_D_SUM16(tile_rows) + 8 * t;
+    const size_t step = (size_t)(TILE_BLOCK_BYTES * tile_rows);
+    for (size_t at = 0; n > 0; n -= 32, x += 32, at += step) {
+        vf v[VECTORS], largest = vf_zero();
+        vi rounded[VECTORS];
+        for (int i = 0; i < VECTORS; i++) {
+            v[i] = vf_load(x + i * VW);
+            largest = vf_max(largest, vf_abs(v[i]));
+        }
         const float top = vf_largest(largest), d = top / 127;
         const vf inverse = vf_set1(top > 0 ? 127 / top : 0);
-        uint8_t *q = tile + 32 * t;
-        for (int i = 0; i < 32; i += VW) vi_store_s8(q + i, vi_from_vf(vf_mul(vf_load(x + i), inverse)));
+        for (int i = 0; i < VECTORS; i++) rounded[i] = vi_from_vf(vf_mul(v[i], inverse));
+        const __m256i bytes = pack_32(rounded);
+        _mm256_storeu_si256((__m256i *)(void *)(q + at), bytes);
         int32_t sum[2];
-        sum_halves(q, sum);
+        sum_halves(bytes, sum);
         const int32_t minus_sum = -(sum[0] + sum[1]);
-        const float d_sum[3] = {d * (float)-minus_sum, d * (float)sum[0], d * (float)sum[1]};
-        memcpy(tile + TILE_D(tile_rows) + 4 * t, &d, 4);
-        memcpy(tile + TILE_D_SUM(tile_rows) + 4 * t, &d_sum[0], 4);
-        memcpy(tile + TILE_SUM(tile_rows) + 4 * t, &minus_sum, 4);
-        memcpy(tile + TILE_D_SUM16(tile_rows) + 8 * t, &d_sum[1], 8);
+        const float d_sum = d * (float)-minus_sum, d_sum16[2] = {d * (float)sum[0], d * (float)sum[1]};
+        memcpy(d_at + at, &d, 4);
+        memcpy(d_sum_at + at, &d_sum, 4);
+        memcpy(sum_at + at, &minus_sum, 4);
+        memcpy(d_sum16_at + at, d_sum16, 8);
     }
 }
 

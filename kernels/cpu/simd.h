@@ -188,10 +188,10 @@ INLINE void vf_store_f16(void *p, vf v)
 {
     _mm256_storeu_si256(p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-/* VW signed bytes, saturated. */
-INLINE void vi_store_s8(void *p, vi v)
+/* The 32 numbers of the vectors at v as signed bytes, saturated. */
+INLINE __m256i pack_32(const vi *v)
 {
-    _mm_storeu_si128(p, _mm512_cvtsepi32_epi8(v));
+    return _mm256_set_m128i(_mm512_cvtsepi32_epi8(v[1]), _mm512_cvtsepi32_epi8(v[0]));
 }
 
 /* Accumulators of int8 products: lane r holds a sum for weight row r over the four k of each 32-bit group. */
@@ -399,10 +399,10 @@ INLINE void vf_store_f16(void *p, vf v)
 {
     _mm_storeu_si128(p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-INLINE void vi_store_s8(void *p, vi v)
+INLINE __m256i pack_32(const vi *v)
 {
-    __m128i s = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    _mm_storel_epi64(p, _mm_packs_epi16(s, s));
+    const vi bytes = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
+    return _mm256_permutevar8x32_epi32(bytes, _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0));
 }
 
 /* 16-bit sums of pairs. They hold 8 groups of 4-bit weights (8 * 2 * 15 * 127 = 30480), 4 of 5 bits (31496),
