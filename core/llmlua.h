@@ -33,8 +33,8 @@ const char *llm_version(void); /* "0.1.0" */
 
 /* ---- engine -------------------------------------------------------------------------------------------- */
 
-/* Zero or null means the default, but where a sentinel is named. llm_engine_options_init fills all defaults
- * in. Names are vLLM's. Strings are borrowed for the call. */
+/* llm_engine_options_init fills all defaults in. A zero count or a null string means the default too; the
+ * enable_ fields and max_logprobs count as they are. Names are vLLM's. Strings are borrowed for the call. */
 struct llm_engine_options {
     const char *model;       /* GGUF file or Hugging Face directory; required */
     const char *tokenizer;   /* path to take the tokenizer from; null: the model's own */
@@ -48,14 +48,17 @@ struct llm_engine_options {
     int32_t max_num_seqs;           /* sequences in one step; default 256 */
     int32_t max_num_batched_tokens; /* token budget of one step; default 512 */
     int32_t block_size;             /* tokens a KV page; default 16 */
-    uint64_t kv_cache_memory;       /* bytes; default: see docs/architecture.md */
-    int enable_prefix_caching;      /* default 1 */
-    int enable_chunked_prefill;     /* default 1; 0: a prompt runs whole, the budget permitting */
-    const char *scheduling_policy;  /* "fcfs" (default), "priority" */
-    int32_t max_num_queued_reqs;    /* beyond it llm_submit answers LLM_EFULL; default: no bound */
-    int32_t max_logprobs;           /* most that a request may ask for; default 20; -1: the vocabulary */
-    int32_t threads;                /* default: the processors this process may use */
-    const char *cpu_isa;            /* "ref", "avx2", "avx512"; null: the best here */
+    /* bytes; default: what max_num_seqs sequences of max_model_len need, but at most 4 GiB (or what one such
+     * sequence needs) and half of the memory that is free. Pages are backed by the system as they are used.
+     */
+    uint64_t kv_cache_memory;
+    int enable_prefix_caching;     /* default 1 */
+    int enable_chunked_prefill;    /* default 1; 0: a prompt runs whole, the budget permitting */
+    const char *scheduling_policy; /* "fcfs" (default), "priority" */
+    int32_t max_num_queued_reqs;   /* beyond it llm_submit answers LLM_EFULL; default: no bound */
+    int32_t max_logprobs;          /* most that a request may ask for; default 20; -1: the vocabulary */
+    int32_t threads;               /* default: the processors this process may use */
+    const char *cpu_isa;           /* "ref", "avx2", "avx512"; null: the best here */
     /* Called on the opening thread while weights load. */
     void (*on_load)(void *ud, int64_t bytes_done, int64_t bytes_total);
     void *on_load_ud;
@@ -85,7 +88,8 @@ struct llm_model_info {
 };
 void llm_engine_model_info(const struct llm_engine *engine, struct llm_model_info *out);
 
-/* A snapshot of the engine's counters, at most one step old. Counters only grow. */
+/* A snapshot of the engine's counters, at most one step old; as of an event, it counts all that led to it.
+ * Counters only grow. */
 struct llm_stats {
     int32_t n_running, n_waiting;
     int32_t n_blocks, n_blocks_used; /* used: referenced by a sequence; cached but free pages are not */
@@ -158,7 +162,9 @@ struct llm_sampling {
     int detokenize;                 /* 1 */
     int32_t logprobs;               /* LLM_LOGPROBS_NONE; 0: the sampled token's only */
     int32_t prompt_logprobs;        /* LLM_LOGPROBS_NONE */
-    const char *const *stop;        /* strings, NUL-terminated, not empty */
+    /* Strings, NUL-terminated, not empty; need detokenize. If a token completes several, the one that begins
+     * first counts. Text is held back only while it may become one of them. */
+    const char *const *stop;
     size_t n_stop;
     const int32_t *stop_token_ids;
     size_t n_stop_token_ids;

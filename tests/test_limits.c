@@ -237,6 +237,13 @@ static void kv_memory(void **state)
     assert_int_equal(c.n_pages, 4 * gib / page);
     assert_int_equal(settings_pages(&o, page, gib, &c, &err), LLM_OK);
     assert_int_equal(c.n_pages, gib / 2 / page);
+    c.max_model_len = 8 * 1024 * 1024; /* one sequence takes 8 GiB: it gets them, if they are there */
+    assert_int_equal(settings_pages(&o, page, 100 * gib, &c, &err), LLM_OK);
+    assert_int_equal(c.n_pages, 8 * gib / page);
+    assert_int_equal(settings_pages(&o, page, 15 * gib, &c, &err), LLM_EINVAL);
+    assert_non_null(
+        strstr(err.message, "takes 8.0 GiB of KV memory; the default of 7.5 GiB holds 7864320 tokens"));
+    c.max_model_len = 1024;
     o.kv_cache_memory = 1024 * 1024;
     assert_int_equal(settings_pages(&o, page, gib, &c, &err), LLM_OK);
     assert_int_equal(c.n_pages, 64);

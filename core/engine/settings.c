@@ -114,7 +114,8 @@ llm_status settings_pages(const struct llm_engine_options *o, size_t page_bytes,
     uint64_t bytes = o->kv_cache_memory, most = INT32_MAX / c->block_size;
     if (!bytes) {
         bytes = (uint64_t)c->max_num_seqs * longest * page_bytes;
-        if (bytes > default_kv_bytes) bytes = default_kv_bytes;
+        uint64_t enough = longest * page_bytes > default_kv_bytes ? longest * page_bytes : default_kv_bytes;
+        if (bytes > enough) bytes = enough;
         if (bytes > available / 2) bytes = available / 2;
     }
     uint64_t pages = bytes / page_bytes;
