@@ -16,6 +16,7 @@ local M = {
   server = require("llm.server").new,
   fetch = require("llm.fetch").fetch,
   http = require "llm.http",
+  metrics = require("llm.metrics").handler,
   task = tasks,
 }
 
