@@ -9,7 +9,7 @@ local opts = llm.options(arg, {
     .. "after one warm-up. GB/s: weights and keys and values that the steps must read.",
   { name = "mode", type = "string", many = true, choices = { "prefill", "decode", "batch", "serve-sim" },
     help = "what to measure", default = "prefill and decode" },
-  { name = "config", type = "path", help = "directory with a config.json, for --load-format dummy" },
+  { name = "config", type = "path", help = "directory with a config.json: random weights of that shape" },
   { name = "n_prompt", type = "integer", initial = 512, min = 1, help = "tokens in a prompt" },
   { name = "n_gen", type = "integer", initial = 128, min = 2, help = "tokens to generate" },
   { name = "depth", type = "integers", default = "0", help = "tokens in the context before decode and batch begin" },
@@ -19,7 +19,9 @@ local opts = llm.options(arg, {
   { name = "rate", type = "number", initial = 2, min = 0, help = "requests a second of serve-sim; 0: all at once" },
   { name = "json", type = "boolean", initial = false, help = "print one object a line" },
 })
-opts.model = opts.model or opts.config
+if opts.config and not opts.model then
+  opts.model, opts.load_format = opts.config, opts.load_format or "dummy"
+end
 if not opts.model then llm.exit(2, "--model is missing (or --load-format dummy --config DIR)") end
 math.randomseed(opts.seed or 0)
 

@@ -263,6 +263,15 @@ describe("bench.lua", function()
     assert.equal(32, list[1].n_prompt)
   end)
 
+  it("needs no more than a config.json", function()
+    local directory = support.root .. "/tests/golden/models/llama"
+    for _, args in ipairs { { "--load-format", "dummy", "--config", directory }, { "--config", directory } } do
+      local object = objects(run { "bench", "--json", "--mode", "decode", "--n-gen", "4", unpack(args) })[1]
+      check(object, "decode")
+      assert.equal("llama", object.architecture)
+    end
+  end)
+
   it("simulates users", function()
     local object = objects(run { "bench", "--model", model, "--json", "--mode", "serve-sim", "--requests", "4",
       "--rate",
