@@ -47,17 +47,24 @@ float row_exp1(float x)
     return exp_nonpositive(x);
 }
 
+static inline int32_t block_length(int32_t n, int32_t begin)
+{
+    return n - begin < ROW_BLOCK ? n - begin : ROW_BLOCK;
+}
+
+/* The maximum of each place in a block over all blocks, then the halves of that against each other: loops
+ * that are vectorized, where a running maximum would be unrolled into scalars. */
 ROW_PASS float row_max(const float *x, int32_t n)
 {
-    float lane[ROW_LANES];
-    for (int32_t j = 0; j < ROW_LANES; j++) lane[j] = -INFINITY;
-    int32_t i = 0;
-    for (; i + ROW_LANES <= n; i += ROW_LANES)
-        for (int32_t j = 0; j < ROW_LANES; j++) lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
-    float max = -INFINITY;
-    for (; i < n; i++) max = x[i] > max ? x[i] : max;
-    for (int32_t j = 0; j < ROW_LANES; j++) max = lane[j] > max ? lane[j] : max;
-    return max;
+    float best[ROW_BLOCK];
+    for (int32_t i = 0; i < ROW_BLOCK; i++) best[i] = -INFINITY;
+    for (int32_t begin = 0; begin < n; begin += ROW_BLOCK) {
+        int32_t m = block_length(n, begin);
+        for (int32_t i = 0; i < m; i++) best[i] = x[begin + i] > best[i] ? x[begin + i] : best[i];
+    }
+    for (int32_t half = ROW_BLOCK / 2; half > 0; half /= 2)
+        for (int32_t i = 0; i < half; i++) best[i] = best[i + half] > best[i] ? best[i + half] : best[i];
+    return best[0];
 }
 
 int32_t row_argmax(const float *x, int32_t n)
@@ -79,11 +86,6 @@ static inline double block_sum(const float *e, int32_t n)
     double sum = 0;
     for (int32_t j = 0; j < ROW_LANES; j++) sum += lane[j];
     return sum;
-}
-
-static inline int32_t block_length(int32_t n, int32_t begin)
-{
-    return n - begin < ROW_BLOCK ? n - begin : ROW_BLOCK;
 }
 
 ROW_PASS double row_weights(const float *x, int32_t n, float max, float scale, float *w, double *sums)
