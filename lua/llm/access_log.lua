@@ -25,9 +25,7 @@ function M.attach(server, options)
     req.ctx.peer = log and req:peer()
     return next_layer(req, res)
   end)
-  local before = server.on_finished
   server.on_finished = function(req, why, status, body_bytes)
-    if before then before(req, why, status, body_bytes) end
     local seconds = now() - (req.ctx.began or now())
     if why == "left" and status == 0 then status = 499 end -- nginx's number for it
     metrics.http_request(req.route or "none", req.method, status, seconds)

@@ -41,9 +41,14 @@ local function label_text(labels)
   return table.concat(parts, ",")
 end
 
+-- As Go and Python write a float: the shortest text that reads back as the same number.
 local function number(x)
   if x == math.huge then return "+Inf" end
   if x == math.floor(x) and math.abs(x) < 2 ^ 53 then return ("%.1f"):format(x) end
+  for digits = 15, 16 do
+    local text = ("%." .. digits .. "g"):format(x)
+    if tonumber(text) == x then return text end
+  end
   return ("%.17g"):format(x)
 end
 

@@ -1,6 +1,7 @@
 -- What the endpoints over one engine share: its names, its defaults, its chat template, its queue.
 --
--- A service is made once for an engine and a set of options, and kept by the engine.
+-- A service is made once for an engine and a set of options, and lives as long as its handlers: after a reload of the
+-- script there is another, over the same engine and the same queue.
 
 local http = require "llm.http"
 local metrics = require "llm.metrics"
@@ -52,7 +53,7 @@ local function special_texts(engine)
   return texts
 end
 
-local function new(engine, options)
+local function new(engine, options, front)
   local names, known = names_of(engine, options)
   local source = find_template(engine, options)
   if source then
@@ -62,21 +63,30 @@ local function new(engine, options)
   metrics.watch(engine, names[1])
   return setmetatable({
     engine = engine, options = options, names = names, known = known, template = source,
-    special = special_texts(engine), info = engine:info(), created = os.time(), queued_tokens = 0,
+    special = special_texts(engine), info = engine:info(), created = os.time(), front = front,
     defaults = options.generation_config == "vllm" and {} or engine:default_params(),
   }, Service)
 end
 
+-- What all services of an engine have in common.
+local function front_of(engine)
+  local front = rawget(engine, "openai")
+  if not front then
+    front = { services = setmetatable({}, { __mode = "v" }), queued_tokens = 0 }
+    rawset(engine, "openai", front)
+  end
+  return front
+end
+
 -- The service of an engine under these options (those of llm.openai.options; nil: none given).
 function M.of(engine, options)
-  options = options or {}
-  local services = rawget(engine, "services")
-  if not services then
-    services = {}
-    rawset(engine, "services", services)
+  local front, key = front_of(engine), options or "none"
+  local service = front.services[key]
+  if not service then
+    service = new(engine, options or {}, front)
+    front.services[key] = service
   end
-  services[options] = services[options] or new(engine, options)
-  return services[options]
+  return service
 end
 
 -- ---- requests ------------------------------------------------------------------------------------------------
@@ -150,9 +160,9 @@ function Service:enter(prompts)
   local options, tokens = self.options, 0
   for i = 1, #prompts do tokens = tokens + estimate(prompts[i]) end
   local most = options.max_num_queued_tokens
-  if most and self.queued_tokens > 0 and self.queued_tokens + tokens > most then
+  if most and self.front.queued_tokens > 0 and self.front.queued_tokens + tokens > most then
     M.busy(("about %d prompt tokens wait already, and this request has about %d (max_num_queued_tokens is %d); "
-      .. "try again later"):format(self.queued_tokens, tokens, most))
+      .. "try again later"):format(self.front.queued_tokens, tokens, most))
   end
   local requests = options.max_num_queued_reqs
   if requests and requests > 0 then
@@ -161,10 +171,10 @@ function Service:enter(prompts)
       M.busy(("%d requests wait already (max_num_queued_reqs); try again later"):format(waiting))
     end
   end
-  self.queued_tokens = self.queued_tokens + tokens
+  self.front.queued_tokens = self.front.queued_tokens + tokens
   return tokens
 end
 
-function Service:leave(tokens) self.queued_tokens = self.queued_tokens - tokens end
+function Service:leave(tokens) self.front.queued_tokens = self.front.queued_tokens - tokens end
 
 return M
