@@ -180,6 +180,7 @@ struct backend {
     const char *name; /* "cpu" */
     enum llm_dtype act_dtype;
     void (*close)(struct backend *be);
+    /* Before the first op, and again before an op beyond these limits. */
     llm_status (*reserve)(struct backend *be, const struct backend_limits *limits, struct llm_error *err);
 
     /* Device memory, zeroed, lazily backed where the system can; null when there is none. */

@@ -242,6 +242,29 @@ static void test_invariance(void **state)
     free(x), free(y), free(want);
 }
 
+/* Rows of zeros, and of numbers whose reciprocal is infinite, give zeros. */
+static void test_tiny_rows(void **state)
+{
+    (void)state;
+    enum { N_IN = 64, N_OUT = 33, ROWS = 3 };
+    const char *isas[3] = {"ref"};
+    const int32_t out[] = {N_OUT};
+    struct layer l;
+    layer_init(&l, DTYPE_Q8_0, N_IN, out, 1, WEIGHT_PLAIN);
+    float x[ROWS * N_IN] = {0}, y[ROWS * N_OUT];
+    for (int i = 0; i < N_IN; i++) x[N_IN + i] = 1e-40f;
+    for (int i = 0, n = 1 + fast_isas(isas + 1); i < n; i++) {
+        struct backend *be = open_backend(isas[i], 1);
+        struct weight *w = make_weight(be, &l);
+        const struct run run = {.n_rows = ROWS, .x_stride = N_IN, .y_stride = N_OUT, .norm = NORM_NONE};
+        linear(be, &l, w, &run, x, y);
+        for (int j = 0; j < ROWS * N_OUT; j++) assert_true(fabsf(y[j]) < 1e-30f);
+        be->weight_destroy(be, w);
+        be->close(be);
+    }
+    layer_free(&l);
+}
+
 static void test_unknown(void **state)
 {
     (void)state;
@@ -265,7 +288,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_dtype), cmocka_unit_test(test_epilogues),
         cmocka_unit_test(test_mixed_parts), cmocka_unit_test(test_invariance),
-        cmocka_unit_test(test_unknown),
+        cmocka_unit_test(test_tiny_rows),   cmocka_unit_test(test_unknown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,7 +11,7 @@ enum {
     /* Cost of a chunk beside its rows, in rows: reading and converting K and V. */
     CHUNK_COST = 4,
     /* Tasks cheaper than this in all (rows x chunks) are not worth waking the other threads for. */
-    PARALLEL_COST = 16,
+    PARALLEL_COST = 40,
 };
 
 /* ---- tasks --------------------------------------------------------------------------------------------- */

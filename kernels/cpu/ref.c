@@ -64,7 +64,7 @@ void ref_round_row(const float *x, float *out, int32_t n)
     for (; n > 0; n -= 32, x += 32, out += 32) {
         float largest = 0;
         for (int i = 0; i < 32; i++) largest = fmaxf(largest, fabsf(x[i]));
-        const float d = largest / 127, inverse = largest > 0 ? 127 / largest : 0;
+        const float d = largest / 127, inverse = largest > 1e-30f ? 127 / largest : 0;
         for (int i = 0; i < 32; i++) out[i] = d * rintf(x[i] * inverse);
     }
 }

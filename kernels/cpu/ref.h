@@ -9,7 +9,8 @@
 void ref_norm_row(const struct norm *norm, const float *x, float *y, int32_t n);
 
 /* x rounded as the fast paths round a row before they multiply it by quantized weights: blocks of 32, scale
- * d = largest magnitude / 127, to nearest. out [n] = d * round(x / d). n is a multiple of 32. */
+ * d = largest magnitude / 127, to nearest; a block that is nowhere above 1e-30 becomes 0. out [n] = d *
+ * round(x / d). n is a multiple of 32. */
 void ref_round_row(const float *x, float *out, int32_t n);
 
 float ref_activation(enum activation act, float v);

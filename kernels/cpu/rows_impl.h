@@ -76,7 +76,8 @@ static void quantize_row(const float *x, int32_t n, uint8_t *tile, int32_t tile_
             largest = vf_max(largest, vf_abs(v[i]));
         }
         const float top = vf_largest(largest), d = top / 127;
-        const vf inverse = vf_set1(top > 0 ? 127 / top : 0);
+        const vf inverse =
+            vf_set1(top > 1e-30f ? 127 / top : 0); /* smaller: 0, for 1 / top may be infinite */
         for (int i = 0; i < VECTORS; i++) rounded[i] = vi_from_vf(vf_mul(v[i], inverse));
         const __m256i bytes = pack_32(rounded);
         _mm256_storeu_si256((__m256i *)(void *)(q + at), bytes);
