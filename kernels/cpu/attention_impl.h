@@ -13,13 +13,9 @@ INLINE vf load_kv(const enum llm_dtype dtype, const uint8_t *p, int n)
     if (n < VW) {
         uint8_t copy[4 * VW] = {0};
         __builtin_memcpy(copy, p, (size_t)n * (dtype == DTYPE_F32 ? 4 : 2));
-        return dtype == DTYPE_F32   ? vf_load((const float *)(const void *)copy)
-               : dtype == DTYPE_F16 ? vf_load_f16(copy)
-                                    : vf_load_bf16(copy);
+        return vf_load_as(dtype, copy);
     }
-    return dtype == DTYPE_F32   ? vf_load((const float *)(const void *)p)
-           : dtype == DTYPE_F16 ? vf_load_f16(p)
-                                : vf_load_bf16(p);
+    return vf_load_as(dtype, p);
 }
 
 /* ---- scores: q . k for R rows and V vectors of tokens -------------------------------------------------- */

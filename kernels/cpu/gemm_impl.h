@@ -10,13 +10,6 @@ enum { AHEAD = 3072 };
 
 /* ---- float weights ------------------------------------------------------------------------------------- */
 
-INLINE vf float_weights(const enum llm_dtype dtype, const uint8_t *p)
-{
-    return dtype == DTYPE_F32   ? vf_load((const float *)(const void *)p)
-           : dtype == DTYPE_F16 ? vf_load_f16(p)
-                                : vf_load_bf16(p);
-}
-
 /* Even and odd k accumulate apart, so that few tokens too keep enough multiply-adds in flight. */
 INLINE void gemm_float(const enum llm_dtype dtype, const int T, const uint8_t *panel, int32_t n_in,
                        const void *tile, float *out)
@@ -27,13 +20,13 @@ INLINE void gemm_float(const enum llm_dtype dtype, const int T, const uint8_t *p
     UNROLL for (int t = 0; t < T; t++) even[t] = odd[t] = vf_zero();
     int32_t k = 0;
     for (; k + 1 < n_in; k += 2, x += 2 * T, panel += 2 * step) {
-        const vf a = float_weights(dtype, panel), b = float_weights(dtype, panel + step);
+        const vf a = vf_load_as(dtype, panel), b = vf_load_as(dtype, panel + step);
         for (int i = 0; i < 2 * step; i += 64) _mm_prefetch((const char *)panel + i + AHEAD, _MM_HINT_T0);
         UNROLL for (int t = 0; t < T; t++) even[t] = vf_fma(a, vf_set1(x[t]), even[t]);
         UNROLL for (int t = 0; t < T; t++) odd[t] = vf_fma(b, vf_set1(x[T + t]), odd[t]);
     }
     if (k < n_in) {
-        const vf a = float_weights(dtype, panel);
+        const vf a = vf_load_as(dtype, panel);
         UNROLL for (int t = 0; t < T; t++) even[t] = vf_fma(a, vf_set1(x[t]), even[t]);
     }
     UNROLL for (int t = 0; t < T; t++) vf_store(out + t * VW, vf_add(even[t], odd[t]));

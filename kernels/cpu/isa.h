@@ -31,11 +31,11 @@ struct cpu_isa {
     void (*quantize_row)(const float *x, int32_t n, uint8_t *tile, int32_t tile_rows, int32_t t);
     gemm_fn *gemm[DTYPE_COUNT][TILE_ROWS + 1];
     /* v, up [T][R]; up only if gated. */
+    void (*store_tile)(const struct tile_store *to, int32_t tile_rows, const float *v, const float *up);
     /* Token i: norms and rotates its q and k heads, writes k and v to the cache. */
     void (*rope_kv_row)(const struct rope_kv_args *a, int32_t i);
     attn_chunk_fn *attend_f32, *attend_f16, *attend_bf16;
     attn_merge_fn *attend_merge;
-    void (*store_tile)(const struct tile_store *to, int32_t tile_rows, const float *v, const float *up);
 };
 
 extern const struct cpu_isa cpu_isa_avx2, cpu_isa_avx512;

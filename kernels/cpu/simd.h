@@ -8,6 +8,8 @@
  * The int8 products differ in kind between the two (see dot4_*): AVX2 sums pairs into 16 bits and has to
  * watch for overflow, VNNI sums fours into 32. */
 
+#include "base/dtype.h"
+
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -438,4 +440,13 @@ INLINE vi dot4_s8(vi sum, vi u, vi w, vi x)
 }
 
 #endif
+
+/* VW stored elements of a float type. */
+INLINE vf vf_load_as(const enum llm_dtype dtype, const uint8_t *p)
+{
+    return dtype == DTYPE_F32   ? vf_load((const float *)(const void *)p)
+           : dtype == DTYPE_F16 ? vf_load_f16(p)
+                                : vf_load_bf16(p);
+}
+
 #endif
