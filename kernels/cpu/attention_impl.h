@@ -28,20 +28,20 @@ INLINE void score_tile(const enum llm_dtype dtype, const int R, const int V, con
                        const float *q, float *out)
 {
     vf acc[ROWS_MAX][TOKENS_MAX_VECTORS];
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < V; v++) acc[r][v] = vf_zero();
+    UNROLL_FOR (int r = 0; r < R; r++)
+        UNROLL_FOR (int v = 0; v < V; v++) acc[r][v] = vf_zero();
     for (int32_t d = 0; d < dim; d++, q += ATTN_ROWS) {
         vf kd[TOKENS_MAX_VECTORS];
-        UNROLL for (int v = 0; v < V; v++) kd[v] = load_kv(dtype, k[v] + (size_t)d * stride, tokens);
-        UNROLL for (int v = 0; v < V && fetch; v++)
+        UNROLL_FOR (int v = 0; v < V; v++) kd[v] = load_kv(dtype, k[v] + (size_t)d * stride, tokens);
+        UNROLL_FOR (int v = 0; v < V && fetch; v++)
             _mm_prefetch((const char *)k[v] + (size_t)d * stride + v_offset, _MM_HINT_T0);
-        UNROLL for (int r = 0; r < R; r++)
-        {
+        UNROLL_FOR (int r = 0; r < R; r++) {
             const vf qd = vf_set1(q[r]);
-            UNROLL for (int v = 0; v < V; v++) acc[r][v] = vf_fma(qd, kd[v], acc[r][v]);
+            UNROLL_FOR (int v = 0; v < V; v++) acc[r][v] = vf_fma(qd, kd[v], acc[r][v]);
         }
     }
-    UNROLL for (int v = 0; v < V; v++) /* in order: with pages shorter than a vector, each overwrites */
-        UNROLL for (int r = 0; r < R; r++)
+    UNROLL_FOR (int v = 0; v < V; v++) /* in order: with pages shorter than a vector, each overwrites */
+        UNROLL_FOR (int r = 0; r < R; r++)
             vf_store(out + (size_t)r * ATTN_SCORE_STRIDE + v * tokens, acc[r][v]);
 }
 
@@ -133,7 +133,8 @@ INLINE void value_tile(const enum llm_dtype dtype, const int R, const int V, con
     const size_t v_offset = c->head_offset + ((size_t)dim * (size_t)page_size + (size_t)d) * size;
     const float *p = c->scores + (size_t)first_row * ATTN_SCORE_STRIDE + c->begin % ATTN_CHUNK;
     vf acc[ROWS_MAX][TOKENS_MAX_VECTORS];
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < V; v++) acc[r][v] = vf_zero();
+    UNROLL_FOR (int r = 0; r < R; r++)
+        UNROLL_FOR (int v = 0; v < V; v++) acc[r][v] = vf_zero();
     for (int32_t at = c->begin; at < c->end;) {
         const int32_t in_page = at % page_size, left = c->end - at;
         const int32_t n = page_size - in_page < left ? page_size - in_page : left;
@@ -142,20 +143,22 @@ INLINE void value_tile(const enum llm_dtype dtype, const int R, const int V, con
         const uint8_t *next = fetch ? next_chunk_keys(c, at) + (size_t)in_page * (size_t)dim * size : NULL;
         for (int32_t t = 0; t < n; t++, p++, value += (size_t)dim * size) {
             vf vd[TOKENS_MAX_VECTORS];
-            UNROLL for (int v = 0; v < V && fetch; v++) _mm_prefetch(
-                (const char *)next + ((size_t)t * (size_t)dim + (size_t)(d + v * VW)) * size, _MM_HINT_T0);
-            UNROLL for (int v = 0; v < V; v++) vd[v] =
-                load_kv(dtype, value + (size_t)(v * VW) * size, lanes_here);
-            UNROLL for (int r = 0; r < R; r++)
-            {
+            UNROLL_FOR (int v = 0; v < V && fetch; v++)
+                _mm_prefetch((const char *)next + ((size_t)t * (size_t)dim + (size_t)(d + v * VW)) * size,
+                             _MM_HINT_T0);
+            UNROLL_FOR (int v = 0; v < V; v++)
+                vd[v] = load_kv(dtype, value + (size_t)(v * VW) * size, lanes_here);
+            UNROLL_FOR (int r = 0; r < R; r++) {
                 const vf pt = vf_set1(p[r * ATTN_SCORE_STRIDE]);
-                UNROLL for (int v = 0; v < V; v++) acc[r][v] = vf_fma(pt, vd[v], acc[r][v]);
+                UNROLL_FOR (int v = 0; v < V; v++) acc[r][v] = vf_fma(pt, vd[v], acc[r][v]);
             }
         }
         at += n;
     }
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < V; v++)
-        vf_store_n(o + (size_t)(first_row + r) * (size_t)dim + (size_t)(d + v * VW), acc[r][v], lanes_here);
+    UNROLL_FOR (int r = 0; r < R; r++)
+        UNROLL_FOR (int v = 0; v < V; v++)
+            vf_store_n(o + (size_t)(first_row + r) * (size_t)dim + (size_t)(d + v * VW), acc[r][v],
+                       lanes_here);
 }
 
 INLINE void value_rows(const enum llm_dtype dtype, const int R, const int fetch, const struct attn_chunk *c,

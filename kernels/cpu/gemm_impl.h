@@ -2,7 +2,7 @@
  * constants wherever these are instantiated, so that accumulators are registers and the loops over t unroll.
  */
 
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL_FOR(...) _Pragma("GCC unroll 16") for (__VA_ARGS__)
 
 /* How far ahead of their use weights are asked for, in bytes: panels are shorter than what the processor's
  * own prefetchers need to get up to speed (measured: twice the bandwidth for one row). */
@@ -17,19 +17,19 @@ INLINE void gemm_float(const enum llm_dtype dtype, const int T, const uint8_t *p
     const int step = (dtype == DTYPE_F32 ? 4 : 2) * VW;
     const float *x = tile;
     vf even[TILE_ROWS], odd[TILE_ROWS];
-    UNROLL for (int t = 0; t < T; t++) even[t] = odd[t] = vf_zero();
+    UNROLL_FOR (int t = 0; t < T; t++) even[t] = odd[t] = vf_zero();
     int32_t k = 0;
     for (; k + 1 < n_in; k += 2, x += 2 * T, panel += 2 * step) {
         const vf a = vf_load_as(dtype, panel), b = vf_load_as(dtype, panel + step);
         for (int i = 0; i < 2 * step; i += 64) _mm_prefetch((const char *)panel + i + AHEAD, _MM_HINT_T0);
-        UNROLL for (int t = 0; t < T; t++) even[t] = vf_fma(a, vf_set1(x[t]), even[t]);
-        UNROLL for (int t = 0; t < T; t++) odd[t] = vf_fma(b, vf_set1(x[T + t]), odd[t]);
+        UNROLL_FOR (int t = 0; t < T; t++) even[t] = vf_fma(a, vf_set1(x[t]), even[t]);
+        UNROLL_FOR (int t = 0; t < T; t++) odd[t] = vf_fma(b, vf_set1(x[T + t]), odd[t]);
     }
     if (k < n_in) {
         const vf a = vf_load_as(dtype, panel);
-        UNROLL for (int t = 0; t < T; t++) even[t] = vf_fma(a, vf_set1(x[t]), even[t]);
+        UNROLL_FOR (int t = 0; t < T; t++) even[t] = vf_fma(a, vf_set1(x[t]), even[t]);
     }
-    UNROLL for (int t = 0; t < T; t++) vf_store(out + t * VW, vf_add(even[t], odd[t]));
+    UNROLL_FOR (int t = 0; t < T; t++) vf_store(out + t * VW, vf_add(even[t], odd[t]));
 }
 
 /* ---- int8 products ------------------------------------------------------------------------------------- */
@@ -81,30 +81,27 @@ INLINE void sum_unsigned(const enum llm_dtype dtype, const int T, const int h, c
 {
     const struct quant_format f = quant_formats[dtype];
     const int n = 8 / f.n_scales, run = DOT_RUN(f.width) < n ? DOT_RUN(f.width) : n;
-    UNROLL for (int i = 0; i < n; i += run)
-    {
+    UNROLL_FOR (int i = 0; i < n; i += run) {
         dot_acc acc[TILE_ROWS];
-        UNROLL for (int t = 0; t < T; t++) acc[t] = vi_zero();
-        UNROLL for (int k = i; k < i + run; k++)
-        {
+        UNROLL_FOR (int t = 0; t < T; t++) acc[t] = vi_zero();
+        UNROLL_FOR (int k = i; k < i + run; k++) {
             /* of a whole block: j and j + 4, which share a vector, one after the other */
             const int j = n == 8 ? k / 2 + k % 2 * 4 : h * 4 + k;
             const vi w = group_numbers(dtype, j, q);
-            UNROLL for (int t = 0; t < T; t++) acc[t] = dot4(acc[t], w, four_bytes(x + 32 * t + 4 * j));
+            UNROLL_FOR (int t = 0; t < T; t++) acc[t] = dot4(acc[t], w, four_bytes(x + 32 * t + 4 * j));
         }
-        UNROLL for (int t = 0; t < T; t++) sum[t] =
-            i == 0 ? dot_sum(acc[t]) : vi_add(sum[t], dot_sum(acc[t]));
+        UNROLL_FOR (int t = 0; t < T; t++)
+            sum[t] = i == 0 ? dot_sum(acc[t]) : vi_add(sum[t], dot_sum(acc[t]));
     }
 }
 
 /* sum[t] = products of a block of signed bytes. */
 INLINE void sum_signed(const enum llm_dtype dtype, const int T, const uint8_t *q, const uint8_t *x, vi *sum)
 {
-    UNROLL for (int t = 0; t < T; t++) sum[t] = dot_s8_seed(four_bytes(x + TILE_SUM(T) + 4 * t));
-    UNROLL for (int j = 0; j < 8; j++)
-    {
+    UNROLL_FOR (int t = 0; t < T; t++) sum[t] = dot_s8_seed(four_bytes(x + TILE_SUM(T) + 4 * t));
+    UNROLL_FOR (int j = 0; j < 8; j++) {
         const vi w = group_numbers(dtype, j, q), u = dot_s8_weight(w);
-        UNROLL for (int t = 0; t < T; t++) sum[t] = dot4_s8(sum[t], u, w, four_bytes(x + 32 * t + 4 * j));
+        UNROLL_FOR (int t = 0; t < T; t++) sum[t] = dot4_s8(sum[t], u, w, four_bytes(x + 32 * t + 4 * j));
     }
 }
 
@@ -125,8 +122,7 @@ INLINE void block_scales(const enum llm_dtype dtype, const uint8_t *p, int j, vf
         break;
     case DTYPE_Q2_K: {
         const vf both = d[0], minus_dmin = vf_sub(vf_zero(), vf_load_f16(p + 2 * VW));
-        UNROLL for (int h = 0; h < 2; h++)
-        {
+        UNROLL_FOR (int h = 0; h < 2; h++) {
             const vi scale = vi_load_u8(p + (4 + 2 * j + h) * VW);
             d[h] = vf_mul(both, vf_from_vi(vi_and(scale, vi_set1(15))));
             m[h] = vf_mul(minus_dmin, vf_from_vi(vi_srl(scale, 4)));
@@ -136,8 +132,7 @@ INLINE void block_scales(const enum llm_dtype dtype, const uint8_t *p, int j, vf
     case DTYPE_Q3_K:
     case DTYPE_Q6_K: {
         const vf both = d[0], minus_offset = vf_set1(dtype == DTYPE_Q3_K ? -4.0f : -32.0f);
-        UNROLL for (int h = 0; h < 2; h++)
-        {
+        UNROLL_FOR (int h = 0; h < 2; h++) {
             d[h] = vf_mul(both, vf_load_s8(p + (2 + 2 * j + h) * VW));
             m[h] = vf_mul(minus_offset, d[h]);
         }
@@ -166,23 +161,21 @@ INLINE void gemm_quantized(const enum llm_dtype dtype, const int T, const uint8_
     const int offset = number_offset(dtype);
     const uint8_t *x = tile, *header = panel;
     vf acc[TILE_ROWS];
-    UNROLL for (int t = 0; t < T; t++) acc[t] = vf_zero();
+    UNROLL_FOR (int t = 0; t < T; t++) acc[t] = vf_zero();
     for (int32_t b = 0; b < n_in / 32; b++, x += TILE_BLOCK_BYTES * T) {
         const int j = b % f.n_blocks;
         const uint8_t *q = header + (f.header + j * f.numbers) * VW;
         vf d[2], m[2];
         vi sum[TILE_ROWS];
         block_scales(dtype, header, j, d, m);
-        UNROLL for (int i = 0; i < f.numbers * VW; i += 64)
+        UNROLL_FOR (int i = 0; i < f.numbers * VW; i += 64)
             _mm_prefetch((const char *)q + i + AHEAD, _MM_HINT_T0);
-        UNROLL for (int h = 0; h < f.n_scales; h++)
-        {
+        UNROLL_FOR (int h = 0; h < f.n_scales; h++) {
             if (f.width == 8)
                 sum_signed(dtype, T, q, x, sum);
             else
                 sum_unsigned(dtype, T, h, q, x, sum);
-            UNROLL for (int t = 0; t < T; t++)
-            {
+            UNROLL_FOR (int t = 0; t < T; t++) {
                 if (offset > 0) sum[t] = vi_add(sum[t], vi_sll(four_bytes(x + TILE_SUM(T) + 4 * t), offset));
                 const vf v = vf_mul(vf_from_vi(sum[t]), broadcast(x + TILE_D(T) + 4 * t));
                 acc[t] = vf_fma(v, d[h], acc[t]);
@@ -193,7 +186,7 @@ INLINE void gemm_quantized(const enum llm_dtype dtype, const int T, const uint8_
         }
         if (j == f.n_blocks - 1) header = q + f.numbers * VW;
     }
-    UNROLL for (int t = 0; t < T; t++) vf_store(out + t * VW, acc[t]);
+    UNROLL_FOR (int t = 0; t < T; t++) vf_store(out + t * VW, acc[t]);
 }
 
 /* ---- instances ----------------------------------------------------------------------------------------- */
