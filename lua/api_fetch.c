@@ -16,20 +16,20 @@ struct api_fetch {
 
 enum { ON_HEAD = 1, ON_DATA, ON_DONE, TLS };
 
-/* Pushes a callback; 0 if there is none. */
-static int push_callback(struct api_fetch *f, int which)
+/* Pushes a callback onto the stack it returns; null if there is none to call. */
+static lua_State *push_callback(struct api_fetch *f, int which)
 {
     struct api_loop *loop = f->loop;
-    lua_State *L = loop->L;
-    if (loop->closing || !lua_checkstack(L, 16)) return 0;
+    lua_State *L = api_callback(loop, 16);
+    if (!L) return NULL;
     api_push_kept(loop, L, f);
     lua_getfenv(L, -1);
     lua_rawgeti(L, -1, which);
     lua_replace(L, -3);
     lua_pop(L, 1);
-    if (lua_isfunction(L, -1)) return 1;
+    if (lua_isfunction(L, -1)) return L;
     lua_pop(L, 1);
-    return 0;
+    return NULL;
 }
 
 /* Arguments are made in a protected call, because making them takes memory. */
@@ -58,8 +58,8 @@ static int call_on_data(lua_State *L)
 
 static void call_with(struct api_fetch *f, int which, lua_CFunction shape, const void *what)
 {
-    lua_State *L = f->loop->L;
-    if (!push_callback(f, which)) return;
+    lua_State *L = push_callback(f, which);
+    if (!L) return;
     lua_pushcfunction(L, shape);
     lua_insert(L, -2);
     lua_pushlightuserdata(L, (void *)(uintptr_t)what);
@@ -84,14 +84,15 @@ static void on_done(void *ud, struct http_call *call, llm_status status, const s
     (void)call;
     struct api_fetch *f = ud;
     f->call = NULL;
-    if (push_callback(f, ON_DONE)) {
+    lua_State *L = push_callback(f, ON_DONE);
+    if (L) {
         if (status == LLM_OK)
-            lua_pushnil(f->loop->L);
+            lua_pushnil(L);
         else
-            lua_pushstring(f->loop->L, err->message);
+            lua_pushstring(L, err->message);
         api_call(f->loop, 1);
     }
-    api_forget(f->loop, f);
+    if (f->loop->L) api_forget(f->loop, f->loop->L, f);
 }
 
 static int64_t opt_ms(lua_State *L, const char *name)
@@ -157,8 +158,11 @@ static int fetch(lua_State *L)
     lua_setfenv(L, -2);
     o.ud = f;
     api_keep(loop, L, f, -1);
-    if (http_call_start(loop->client, &o, &f->call, &err) != LLM_OK) {
-        api_forget(loop, f);
+    lua_State *outer = api_enter(loop, L);
+    llm_status rc = http_call_start(loop->client, &o, &f->call, &err);
+    api_leave(loop, outer);
+    if (rc != LLM_OK) {
+        api_forget(loop, L, f);
         return api_fail(L, &err);
     }
     return 1;
@@ -171,7 +175,7 @@ static int call_cancel(lua_State *L)
     if (f->call) {
         http_call_cancel(f->call);
         f->call = NULL;
-        api_forget(f->loop, f);
+        api_forget(f->loop, L, f);
     }
     return 0;
 }

@@ -25,13 +25,12 @@ struct api_exchange {
 
 /* ---- from the server to Lua ---------------------------------------------------------------------------- */
 
-/* Pushes the function of a reference; 0 if there is none to call. */
-static int push_callback(struct api_server *s, int ref)
+/* Pushes the function of a reference onto the stack it returns; null if there is none to call. */
+static lua_State *push_callback(struct api_server *s, int ref)
 {
-    lua_State *L = s->loop->L;
-    if (s->loop->closing || ref == LUA_NOREF || !lua_checkstack(L, 16)) return 0;
-    lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
-    return 1;
+    lua_State *L = ref == LUA_NOREF ? NULL : api_callback(s->loop, 16);
+    if (L) lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
+    return L;
 }
 
 /* Making the userdata may run out of memory, so it happens in a protected call: (on_request) with the
@@ -56,8 +55,8 @@ static int accept_exchange(lua_State *L)
 static void on_request(void *ud, struct http_exchange *x)
 {
     struct api_server *s = ud;
-    lua_State *L = s->loop->L;
-    if (s->loop->closing || !lua_checkstack(L, 16)) {
+    lua_State *L = api_callback(s->loop, 16);
+    if (!L) {
         http_exchange_abort(x);
         return;
     }
@@ -71,8 +70,9 @@ static void on_writable(void *ud, struct http_exchange *x)
 {
     struct api_server *s = ud;
     struct api_exchange *e = http_exchange_user(x);
-    if (!e || !push_callback(s, s->on_writable)) return;
-    api_push_kept(s->loop, s->loop->L, e);
+    lua_State *L = e ? push_callback(s, s->on_writable) : NULL;
+    if (!L) return;
+    api_push_kept(s->loop, L, e);
     api_call(s->loop, 1);
 }
 
@@ -99,22 +99,22 @@ static void on_done(void *ud, struct http_exchange *x, enum http_done why)
     int status = http_exchange_status(x);
     double bytes = (double)http_exchange_body_bytes(x);
     e->x = NULL;
-    if (push_callback(s, s->on_done)) {
-        api_push_kept(s->loop, s->loop->L, e);
-        lua_pushstring(s->loop->L, done_name(why));
-        lua_pushinteger(s->loop->L, status);
-        lua_pushnumber(s->loop->L, bytes);
-        api_call(s->loop, 4);
-    }
-    api_forget(s->loop, e);
+    lua_State *L = push_callback(s, s->on_done);
+    if (!L) return;
+    api_push_kept(s->loop, L, e);
+    lua_pushstring(L, done_name(why));
+    lua_pushinteger(L, status);
+    lua_pushnumber(L, bytes);
+    api_call(s->loop, 4);
+    api_forget(s->loop, L, e);
 }
 
 static size_t format_error(void *ud, int status, const char *message, char *text, size_t capacity)
 {
     struct api_server *s = ud;
-    lua_State *L = s->loop->L;
+    lua_State *L = push_callback(s, s->format_error);
     size_t n = 0;
-    if (!push_callback(s, s->format_error)) return 0;
+    if (!L) return 0;
     lua_pushinteger(L, status);
     lua_pushstring(L, message);
     if (lua_pcall(L, 2, 1, 0) == 0 && lua_type(L, -1) == LUA_TSTRING) {
@@ -216,8 +216,10 @@ static int server_close(lua_State *L)
     if (s->server) {
         struct http_server *server = s->server;
         s->server = NULL;
+        lua_State *outer = api_enter(s->loop, L);
         http_server_close(server);
-        api_forget(s->loop, s);
+        api_leave(s->loop, outer);
+        api_forget(s->loop, L, s);
     }
     int *refs[] = {&s->on_request, &s->on_writable, &s->on_done, &s->format_error, &s->drained};
     for (size_t i = 0; i < sizeof refs / sizeof refs[0]; i++) {
@@ -225,6 +227,14 @@ static int server_close(lua_State *L)
         *refs[i] = LUA_NOREF;
     }
     return 0;
+}
+
+/* An open server is kept alive, so that this is the end of the state (or of its loop): nobody is told. */
+static int server_gc(lua_State *L)
+{
+    struct api_server *s = lua_touserdata(L, 1);
+    s->loop->closing = 1;
+    return server_close(L);
 }
 
 static struct api_server *check_server(lua_State *L)
@@ -420,6 +430,16 @@ static int exchange_reply(lua_State *L)
     return reply_result(L, http_reply(e->x, status, fields, n, body, size));
 }
 
+/* May call on_done before it returns. */
+static void end_with(lua_State *L, struct api_exchange *e, void (*end)(struct http_exchange *))
+{
+    if (!e->x) return;
+    struct api_loop *loop = e->server->loop;
+    lua_State *outer = api_enter(loop, L);
+    end(e->x);
+    api_leave(loop, outer);
+}
+
 /* exchange:write(text, …) -> true: go on; false: taken, but wait for on_writable | nil, message: the client
  * has left. All the strings are one chunk. [-0, +1|2, e] */
 static int exchange_write(lua_State *L)
@@ -438,7 +458,7 @@ static int exchange_write(lua_State *L)
     if (rc == LLM_EINVAL)
         return luaL_error(L, "the response has not begun, has ended, or is longer than announced");
     if (rc == LLM_ENOMEM) {
-        http_exchange_abort(e->x);
+        end_with(L, e, http_exchange_abort);
         return gone(L);
     }
     lua_pushboolean(L, rc == LLM_OK);
@@ -448,24 +468,21 @@ static int exchange_write(lua_State *L)
 /* exchange:finish(): the response is complete. [-0, +0, e] */
 static int exchange_finish(lua_State *L)
 {
-    struct api_exchange *e = check_exchange(L);
-    if (e->x) http_reply_end(e->x);
+    end_with(L, check_exchange(L), http_reply_end);
     return 0;
 }
 
 /* exchange:cut(): sends what is written, then closes the connection without a proper end. [-0, +0, e] */
 static int exchange_cut(lua_State *L)
 {
-    struct api_exchange *e = check_exchange(L);
-    if (e->x) http_reply_cut(e->x);
+    end_with(L, check_exchange(L), http_reply_cut);
     return 0;
 }
 
 /* exchange:abort(): cuts the connection. [-0, +0, e] */
 static int exchange_abort(lua_State *L)
 {
-    struct api_exchange *e = check_exchange(L);
-    if (e->x) http_exchange_abort(e->x);
+    end_with(L, check_exchange(L), http_exchange_abort);
     return 0;
 }
 
@@ -498,7 +515,7 @@ void api_open_server(lua_State *L)
     lua_newtable(L);
     luaL_register(L, NULL, server_methods);
     lua_setfield(L, -2, "__index");
-    lua_pushcfunction(L, server_close);
+    lua_pushcfunction(L, server_gc);
     lua_setfield(L, -2, "__gc");
     lua_pop(L, 1);
     luaL_newmetatable(L, API_EXCHANGE);

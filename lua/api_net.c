@@ -32,14 +32,14 @@ void api_keep(struct api_loop *loop, lua_State *L, const void *key, int index)
     lua_pop(L, 1);
 }
 
-void api_forget(struct api_loop *loop, const void *key)
+void api_forget(struct api_loop *loop, lua_State *L, const void *key)
 {
     if (loop->closing) return;
-    lua_rawgeti(loop->L, LUA_REGISTRYINDEX, loop->env);
-    lua_pushlightuserdata(loop->L, (void *)(uintptr_t)key);
-    lua_pushnil(loop->L);
-    lua_rawset(loop->L, -3); /* the key is there: nothing is allocated */
-    lua_pop(loop->L, 1);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, loop->env);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)key);
+    lua_pushnil(L);
+    lua_rawset(L, -3); /* the key is there: nothing is allocated */
+    lua_pop(L, 1);
 }
 
 void api_push_kept(struct api_loop *loop, lua_State *L, const void *key)
@@ -48,6 +48,23 @@ void api_push_kept(struct api_loop *loop, lua_State *L, const void *key)
     lua_pushlightuserdata(L, (void *)(uintptr_t)key);
     lua_rawget(L, -2);
     lua_remove(L, -2);
+}
+
+lua_State *api_enter(struct api_loop *loop, lua_State *L)
+{
+    lua_State *outer = loop->L;
+    loop->L = L;
+    return outer;
+}
+
+void api_leave(struct api_loop *loop, lua_State *outer)
+{
+    loop->L = outer;
+}
+
+lua_State *api_callback(struct api_loop *loop, int n)
+{
+    return loop->L && !loop->closing && lua_checkstack(loop->L, n) ? loop->L : NULL;
 }
 
 void api_call(struct api_loop *loop, int n_args)
@@ -70,19 +87,17 @@ static int loop_open(lua_State *L)
     struct llm_error err = {LLM_OK, ""};
     struct api_loop *loop = lua_newuserdata(L, sizeof *loop);
     memset(loop, 0, sizeof *loop);
-    loop->error = loop->env = loop->thread = LUA_NOREF;
+    loop->error = loop->env = LUA_NOREF;
     luaL_getmetatable(L, API_LOOP);
     lua_setmetatable(L, -2);
-    /* Callbacks get a stack of their own: the coroutine that opens the loop may be dead when they come. */
-    loop->L = lua_newthread(L);
-    loop->thread = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_newtable(L);
     loop->env = luaL_ref(L, LUA_REGISTRYINDEX);
     if (net_loop_open(&loop->loop, &err) != LLM_OK) return api_fail(L, &err);
     return 1;
 }
 
-/* Everything opened on a loop is closed by its owner's finalizer or before; see loop_close. */
+/* Also at the end of the state, which may come while loop:run() is on the C stack (os.exit in a callback):
+ * then libevent is in use further up and is left to the process's end. */
 static int loop_gc(lua_State *L)
 {
     struct api_loop *loop = luaL_checkudata(L, 1, API_LOOP);
@@ -99,12 +114,19 @@ static int loop_gc(lua_State *L)
         }
         lua_pop(L, 1);
     }
-    net_loop_close(loop->loop);
+    if (!loop->running) net_loop_close(loop->loop);
     loop->loop = NULL;
     luaL_unref(L, LUA_REGISTRYINDEX, loop->env);
-    luaL_unref(L, LUA_REGISTRYINDEX, loop->thread);
     luaL_unref(L, LUA_REGISTRYINDEX, loop->error);
     return 0;
+}
+
+/* loop:close(): not while it runs. Harmless twice. [-0, +0, e] */
+static int loop_close(lua_State *L)
+{
+    struct api_loop *loop = luaL_checkudata(L, 1, API_LOOP);
+    if (loop->running) return luaL_error(L, "the event loop is running; stop it first");
+    return loop_gc(L);
 }
 
 /* loop:run(): turns until loop:stop(). Raises what a callback raised. [-0, +0, e] */
@@ -112,7 +134,12 @@ static int loop_run(lua_State *L)
 {
     struct api_loop *loop = api_check_loop(L, 1);
     struct llm_error err = {LLM_OK, ""};
+    if (loop->running) return luaL_error(L, "the event loop is running already");
+    lua_State *outer = api_enter(loop, L);
+    loop->running = 1;
     llm_status rc = net_loop_run(loop->loop, &err);
+    loop->running = 0;
+    api_leave(loop, outer);
     if (loop->error != LUA_NOREF) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, loop->error);
         luaL_unref(L, LUA_REGISTRYINDEX, loop->error);
@@ -138,12 +165,12 @@ struct api_event {
     struct net_watch *watch;
 };
 
-static void event_shut(struct api_event *e)
+static void event_shut(struct api_event *e, lua_State *L)
 {
     if (!e->loop) return;
     net_timer_close(e->timer);
     net_watch_close(e->watch);
-    api_forget(e->loop, e);
+    api_forget(e->loop, L, e);
     e->loop = NULL;
     e->timer = NULL;
     e->watch = NULL;
@@ -151,21 +178,21 @@ static void event_shut(struct api_event *e)
 
 static int event_close(lua_State *L)
 {
-    event_shut(lua_touserdata(L, 1));
+    event_shut(lua_touserdata(L, 1), L);
     return 0;
 }
 
 static void event_call(struct api_event *e)
 {
     struct api_loop *loop = e->loop;
-    lua_State *L = loop->L;
-    if (loop->closing || !lua_checkstack(L, 8)) return;
+    lua_State *L = api_callback(loop, 8);
+    if (!L) return;
     api_push_kept(loop, L, e);
     lua_getfenv(L, -1);
     lua_rawgeti(L, -1, 1);
     lua_replace(L, -3);
     lua_pop(L, 1);
-    if (e->timer) event_shut(e); /* one shot */
+    if (e->timer) event_shut(e, L); /* one shot */
     api_call(loop, 0);
 }
 
@@ -201,7 +228,7 @@ static int loop_after(lua_State *L)
     struct api_event *e = event_new(L, loop, API_TIMER, 3);
     if (net_timer_open(loop->loop, on_event, e, &e->timer, &err) != LLM_OK ||
         net_timer_start(e->timer, (int64_t)ceil(seconds * 1000)) != LLM_OK) {
-        event_shut(e);
+        event_shut(e, L);
         return luaL_error(L, "cannot start a timer: out of memory");
     }
     return 1;
@@ -212,7 +239,7 @@ static int loop_after(lua_State *L)
 static int watch_result(lua_State *L, struct api_event *e, llm_status rc, const struct llm_error *err)
 {
     if (rc == LLM_OK) return 1;
-    event_shut(e);
+    event_shut(e, L);
     return api_fail(L, err);
 }
 
@@ -426,8 +453,8 @@ static void add_type(lua_State *L, const char *name, const luaL_Reg *methods, lu
 int luaopen_llm_net(lua_State *L)
 {
     static const luaL_Reg loop_methods[] = {
-        {"run", loop_run},       {"stop", loop_stop}, {"after", loop_after}, {"watch", loop_watch},
-        {"signal", loop_signal}, {"close", loop_gc},  {NULL, NULL}};
+        {"run", loop_run},       {"stop", loop_stop},   {"after", loop_after}, {"watch", loop_watch},
+        {"signal", loop_signal}, {"close", loop_close}, {NULL, NULL}};
     static const luaL_Reg event_methods[] = {{"close", event_close}, {NULL, NULL}};
     static const luaL_Reg none[] = {{NULL, NULL}};
     static const luaL_Reg functions[] = {

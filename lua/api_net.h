@@ -3,7 +3,12 @@
 
 /* The C side of llm.net: core/net as Lua sees it. One loop a Lua state. Callbacks are Lua functions called on
  * the loop's thread, which is the state's; waiting and coroutines are the business of lua/llm/task.lua. An
- * error that escapes a callback ends loop:run(), which raises it. */
+ * error that escapes a callback ends loop:run(), which raises it.
+ *
+ * A callback runs on the Lua thread (coroutine) that has called into C and waits there: api_enter says which.
+ * Any other would do for stock Lua, but LuaJIT keeps the running thread in a global that it does not set back
+ * when a C function raises: an error after a callback on a thread of the loop's own would leave compiled code
+ * working on that thread's stack. */
 
 #include "net/loop.h"
 
@@ -22,11 +27,13 @@ int luaopen_llm_net(lua_State *L);
 /* Userdata. env is a table that keeps alive what C points to, by light userdata: the userdata of servers,
  * exchanges, calls, timers and watches while they are active. */
 struct api_loop {
-    lua_State *L; /* a thread of the state, for callbacks */
+    lua_State
+        *L; /* for callbacks: the thread that has called into C; null outside of api_enter … api_leave */
     struct net_loop *loop;
     struct http_client *client; /* opened by the first fetch */
-    int env, thread;            /* registry references of the environment and of L */
+    int env;                    /* registry reference of the environment */
     int error;                  /* registry reference of what a callback raised, or LUA_NOREF */
+    int running;                /* loop:run() is on the C stack */
     int closing;                /* no callback into Lua any more */
 };
 
@@ -35,8 +42,16 @@ struct api_loop *api_check_loop(lua_State *L, int arg);
 
 /* Keeps the value at `index` alive under `key`, forgets it, pushes it (nil if there is none). */
 void api_keep(struct api_loop *loop, lua_State *L, const void *key, int index);
-void api_forget(struct api_loop *loop, const void *key);
+void api_forget(struct api_loop *loop, lua_State *L, const void *key);
 void api_push_kept(struct api_loop *loop, lua_State *L, const void *key);
+
+/* Around every call of core/net that may call back. L: the running thread. Returns what api_leave takes; no
+ * Lua error may pass between the two. */
+lua_State *api_enter(struct api_loop *loop, lua_State *L);
+void api_leave(struct api_loop *loop, lua_State *outer);
+
+/* The thread for a callback with room for n values, null if there is to be no callback. */
+lua_State *api_callback(struct api_loop *loop, int n);
 
 /* Calls the function under n_args on the stack of loop->L. [-(n_args + 1), +0, -] */
 void api_call(struct api_loop *loop, int n_args);

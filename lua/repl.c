@@ -15,7 +15,7 @@
 enum { HISTORY_LINES = 2000 };
 
 /* libedit is one per process and gives its callbacks no user data. */
-static lua_State *completer_state;
+static lua_State *completer_state; /* the thread that reads a line */
 static int completer_ref = LUA_NOREF;
 
 /* Calls completer(word) and leaves its list of candidates on the stack. [-0, +1, m] */
@@ -56,6 +56,7 @@ static char **complete(const char *word, int start, int end)
 static int line_read(lua_State *L)
 {
     const char *prompt = luaL_checkstring(L, 1);
+    completer_state = L;
     errno = 0;
     char *line = readline(prompt);
     if (interrupt_take() || (!line && errno == EINTR)) {
@@ -98,7 +99,6 @@ static int line_set_completer(lua_State *L)
     lua_settop(L, 1);
     luaL_unref(L, LUA_REGISTRYINDEX, completer_ref);
     completer_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    completer_state = L;
     rl_completer_word_break_characters = word_breaks;
     rl_attempted_completion_function = complete;
     return 0;
