@@ -3,6 +3,7 @@
 
 #include "test_kernels.h"
 
+#include "base/mem.h"
 #include "kernels/cpu/ref.h"
 
 struct layer {
@@ -265,6 +266,37 @@ static void test_tiny_rows(void **state)
     layer_free(&l);
 }
 
+/* Whichever allocation fails, it is said, and nothing is lost. */
+static void test_no_memory(void **state)
+{
+    (void)state;
+    const int32_t out[] = {20};
+    struct layer l;
+    layer_init(&l, DTYPE_Q4_1, 64, out, 1, WEIGHT_PLAIN);
+    int done = 0;
+    for (uint64_t n = 1; !done; n++) {
+        struct backend *be = NULL;
+        struct weight *w = NULL;
+        struct llm_error err = {0};
+        const struct backend_limits limits = {
+            .max_rows = 4, .max_n = 64, .max_seqs = 1, .max_model_len = 64, .n_heads = 1, .head_dim = 64};
+        mem_fail_at(n);
+        llm_status status = cpu_backend_open(&(struct cpu_options){2, NULL}, &be, &err);
+        if (status == LLM_OK) status = be->reserve(be, &limits, &err);
+        if (status == LLM_OK) status = be->weight_create(be, &l.spec, &w, &err);
+        mem_fail_at(0);
+        done = status == LLM_OK;
+        if (!done) {
+            assert_int_equal(status, LLM_ENOMEM);
+            assert_true(strlen(err.message) > 0);
+        }
+        if (w) be->weight_destroy(be, w);
+        if (be) be->close(be);
+        assert_true(n < 100);
+    }
+    layer_free(&l);
+}
+
 static void test_unknown(void **state)
 {
     (void)state;
@@ -288,7 +320,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_dtype), cmocka_unit_test(test_epilogues),
         cmocka_unit_test(test_mixed_parts), cmocka_unit_test(test_invariance),
-        cmocka_unit_test(test_tiny_rows),   cmocka_unit_test(test_unknown),
+        cmocka_unit_test(test_tiny_rows),   cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_unknown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,10 +19,10 @@ static void cpu_free(struct backend *be, void *p, size_t bytes)
 
 llm_status cpu_renew_scratch(struct cpu_backend *cpu, size_t bytes, struct llm_error *err)
 {
+    uint8_t *memory = mem_map(bytes);
+    if (!memory) return llm_fail(err, LLM_ENOMEM, "no memory for %zu bytes of scratch space", bytes);
     mem_unmap(cpu->scratch.memory, cpu->scratch.bytes);
-    cpu->scratch = (struct cpu_scratch){.memory = mem_map(bytes), .bytes = bytes};
-    if (!cpu->scratch.memory)
-        return llm_fail(err, LLM_ENOMEM, "no memory for %zu bytes of scratch space", bytes);
+    cpu->scratch = (struct cpu_scratch){.memory = memory, .bytes = bytes};
     return LLM_OK;
 }
 

@@ -40,7 +40,7 @@ static inline void *cpu_member_scratch(const struct cpu_backend *cpu, void *fiel
     return (uint8_t *)field + (size_t)member * cpu->scratch.member_bytes;
 }
 
-/* Frees the old scratch memory and makes `bytes` of new. Errors: LLM_ENOMEM. */
+/* Puts `bytes` of scratch memory in place of what there is, which stays if it fails. Errors: LLM_ENOMEM. */
 llm_status cpu_renew_scratch(struct cpu_backend *cpu, size_t bytes, struct llm_error *err);
 
 /* Fills in reserve and the five ops of the reference. */
