@@ -7,7 +7,9 @@ local now = require("llm.core").now
 local M = {}
 
 -- What does not belong into a line of a log.
-local function printable(text) return (text:gsub("[%c\127-\255\"\\]", function(c) return ("\\x%02x"):format(c:byte()) end)) end
+local function printable(text)
+  return (text:gsub('[%c\127-\255"\\]', function(c) return ("\\x%02x"):format(c:byte()) end))
+end
 
 local outcomes = { left = " (client left)", timeout = " (client stalled)", closed = " (cut off)" }
 

@@ -194,7 +194,9 @@ local function engine_text(out)
   end)
   out:family("vllm:request_success", "counter", "Count of successfully processed requests.")
   each_book(function(book)
-    for _, reason in ipairs(REASONS) do out:sample(with(book.labels, "finished_reason", reason), book.success[reason]) end
+    for _, reason in ipairs(REASONS) do
+      out:sample(with(book.labels, "finished_reason", reason), book.success[reason])
+    end
   end)
   for _, entry in ipairs(engine_histograms) do
     out:family("vllm:" .. entry[1], "histogram", entry[2])

@@ -13,7 +13,8 @@ TOOL = {"type": "function", "function": {"name": "weather", "description": "Weat
                                          "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}
 # Shows what a template gets, so that tests see it in the prompt.
 TEMPLATE = ("{%- for m in messages %}{{ m.role }}:{{ m.content }}"
-            "{%- for c in m.tool_calls or [] %}[{{ c.function.name }} {{ c.function.arguments | tojson }}]{% endfor %}{{ '\n' }}"
+            "{%- for c in m.tool_calls or [] %}[{{ c.function.name }} {{ c.function.arguments | tojson }}]{% endfor %}"
+            "{{ '\n' }}"
             "{%- endfor %}{% if tools %}TOOLS {{ tools | tojson }}{% endif %}{{ extra or '' }}"
             "{% if add_generation_prompt %}assistant:{% endif %}")
 

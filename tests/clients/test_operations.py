@@ -108,7 +108,8 @@ class Routes(unittest.TestCase):
     def test_bad_bodies(self):
         for body, status in [(b"", 400), (b"{", 400), (b"[1]", 400), (b"null", 400), (b'{"prompt":"\xff"}', 400),
                              (b'{"prompt":' + b"[" * 100000, 400), (b'{"prompt":"x"} x', 400),
-                             (b'{"prompt":"x","max_tokens":1e999}', 400), (b'{"prompt":"x","seed":99999999999999999999}', 400),
+                             (b'{"prompt":"x","max_tokens":1e999}', 400),
+                             (b'{"prompt":"x","seed":99999999999999999999}', 400),
                              (b'{"prompt":"x","max_tokens":1.5}', 400), (b'{"prompt":{"a":1}}', 400)]:
             with self.subTest(body=body[:40]):
                 code, _, reply = self.server.request("POST", "/v1/completions", body)
@@ -132,7 +133,8 @@ class Routes(unittest.TestCase):
 
     def test_tokenize(self):
         text = "Hello, wörld 😀"
-        _, _, body = self.server.request("POST", "/tokenize", {"model": NAME, "prompt": text, "return_token_strs": True})
+        _, _, body = self.server.request("POST", "/tokenize", {"model": NAME, "prompt": text,
+                                                               "return_token_strs": True})
         reply = json.loads(body)
         self.assertEqual(reply["count"], len(reply["tokens"]))
         self.assertEqual(reply["max_model_len"], 2048)
@@ -218,9 +220,9 @@ class Limits(unittest.TestCase):
         with self.assertRaises(openai.APIError) as caught:
             list(hasty.client().completions.create(**LONG, stream=True))
         self.assertIn("longer than 0.5 s", caught.exception.message)
+        body = json.dumps({"prompt": "x", "max_tokens": 1500, "ignore_eos": True, "stream": True})
         raw = subprocess.run(["curl", "-sSN", hasty.url + "/v1/completions", "-H", "Content-Type: application/json",
-                              "-d", json.dumps({"prompt": "x", "max_tokens": 1500, "ignore_eos": True, "stream": True})],
-                             check=True, stdout=subprocess.PIPE).stdout
+                              "-d", body], check=True, stdout=subprocess.PIPE).stdout
         self.assertTrue(raw.endswith(b'"code":504}}\n\ndata: [DONE]\n\n'), raw[-200:])
         self.assertEqual(hasty.wait_until_idle()["kv_blocks_used"], 0)
 

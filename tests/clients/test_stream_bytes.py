@@ -25,8 +25,8 @@ class Bytes(unittest.TestCase):
         texts = [" Paris", ".", "\\n", "\\n"]
         head = f'data: {{"id":"cmpl-abc","object":"text_completion","created":{created},"model":"{NAME}","choices":['
         end = ["null", "null", "null", '"length"']
-        expected = "".join(f'{head}{{"index":0,"text":"{t}","logprobs":null,"finish_reason":{e},"stop_reason":null}}]}}\n\n'
-                           for t, e in zip(texts, end))
+        expected = "".join(f'{head}{{"index":0,"text":"{t}","logprobs":null,"finish_reason":{e},"stop_reason":null}}]}}'
+                           '\n\n' for t, e in zip(texts, end))
         expected += head + '],"usage":{"prompt_tokens":5,"total_tokens":9,"completion_tokens":4}}\n\ndata: [DONE]\n\n'
         self.assertEqual(got, expected)
 
@@ -68,4 +68,4 @@ class Bytes(unittest.TestCase):
             raw = raw[n + 2:]
         self.assertEqual(chunks.pop(), b"")
         for chunk in chunks:
-            self.assertTrue(chunk.startswith(b"data: ") and chunk.endswith(b"\n\n") and chunk.count(b"\n\n") == 1, chunk)
+            self.assertRegex(chunk, rb"^data: [^\n]+\n\n$")

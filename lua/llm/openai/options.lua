@@ -4,9 +4,11 @@
 return {
   summary = "Serves a model with the OpenAI API.",
   { name = "host", type = "string", help = "address to listen on", default = "all" },
-  { name = "port", type = "integer", initial = 8000, min = 0, max = 65535, help = "port to listen on; 0: any free one" },
+  { name = "port", type = "integer", initial = 8000, min = 0, max = 65535,
+    help = "port to listen on; 0: any free one" },
   { name = "uds", type = "path", help = "listen on this Unix socket instead" },
-  { name = "served_model_name", type = "string", many = true, help = "the model's name in the API", default = "--model" },
+  { name = "served_model_name", type = "string", many = true, help = "the model's name in the API",
+    default = "--model" },
   { name = "api_key", type = "string", many = true, help = "let in who brings this key" },
   { name = "api_key_file", type = "path", help = "keys, one a line" },
   { name = "chat_template", type = "path", help = "a Jinja file in place of the model's own template" },
