@@ -98,14 +98,13 @@ lua_specs
 check quickstart scripts/quickstart.sh --check
 
 if [ $ci = 1 ]; then
-  export LLMLUA_TEST_QUICK=1  # sanitizers cost 3 to 20 times: the long random tests run fewer rounds there
   export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1
   build asan build-asan || fatal "the sanitizer build failed"
   for program in build-asan/test_*; do
     [ -x "$program" ] && [ -f "$program" ] && cmocka "asan-$(basename "$program")" "$program"
   done
   build tsan build-tsan || fatal "the thread-sanitizer build failed"
-  for t in test_base test_pool test_engine test_mailbox test_net; do
+  for t in test_base test_pool test_mailbox test_engine test_engine_model test_oom test_net_server test_net_client; do
     [ -x build-tsan/$t ] && cmocka "tsan-$t" build-tsan/$t
   done
   check fuzz tests/fuzz/run.sh 20000
