@@ -270,6 +270,11 @@ function llm.server(options) end
 ---@return {status: integer, headers: table<string, string>, body?: string}? reply, string? message
 function llm.fetch(url, options) end
 
+---The handler of GET /metrics: vLLM's metrics in Prometheus' text format.
+---@param request table
+---@param response table
+function llm.metrics(request, response) end
+
 ---Requests, responses, and errors that become a response.
 ---@class llm.http
 
