@@ -75,6 +75,20 @@ lua_specs() {
   fi
 }
 
+# The server under real clients; ends in a line "N passed, N failed".
+clients() {
+  wanted clients || return 0
+  local log=$logs/clients.log start=$SECONDS line ok=0 bad=1
+  timeout 900 tests/clients/run.sh >"$log" 2>&1 </dev/null
+  line=$(grep -E '^[0-9]+ passed, [0-9]+ failed' "$log" | tail -n 1)
+  if [ -n "$line" ]; then read -r ok bad < <(echo "$line" | awk '{print $1, $3}'); fi
+  if [ "$ok" -eq 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi
+  count "$ok" "$bad" clients
+  if [ "$bad" -eq 0 ]; then printf '%-34s %4d passed (%d s)\n' clients "$ok" $((SECONDS - start)); else
+    printf '%-34s %4d passed, %d FAILED; %s:\n' clients "$ok" "$bad" "$log"; tail -n 60 "$log" | sed 's/^/    /'
+  fi
+}
+
 build() { # preset directory
   [ -f "$2/build.ninja" ] || cmake --preset "$1" >"$logs/cmake-$1.log" 2>&1 || { tail -n 20 "$logs/cmake-$1.log"; return 1; }
   cmake --build "$2" -- --quiet >"$logs/build-$1.log" 2>&1 || { tail -n 40 "$logs/build-$1.log"; return 1; }
@@ -95,6 +109,7 @@ for program in build/test_*; do
   [ -x "$program" ] && [ -f "$program" ] && cmocka "$(basename "$program")" "$program"
 done
 lua_specs
+clients
 check quickstart scripts/quickstart.sh --check
 
 if [ $ci = 1 ]; then
