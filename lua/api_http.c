@@ -229,10 +229,12 @@ static int server_close(lua_State *L)
     return 0;
 }
 
-/* An open server is kept alive, so that this is the end of the state (or of its loop): nobody is told. */
+/* An open server is kept alive, so that this is the end of the state (or of its loop): nobody is told. A
+ * closed one is collected at any time. */
 static int server_gc(lua_State *L)
 {
     struct api_server *s = lua_touserdata(L, 1);
+    if (!s->server) return 0;
     s->loop->closing = 1;
     return server_close(L);
 }

@@ -21,6 +21,17 @@ local function open_server(options)
 end
 
 describe("a task", function()
+  it("runs on when a server that was closed is collected", in_task(function()
+    do
+      local server = llm.server { host = "127.0.0.1", port = 0 }
+      assert(server:listen())
+      server:close()
+    end
+    collectgarbage()
+    collectgarbage()
+    llm.sleep(0.001) -- would never end
+  end))
+
   it("sleeps while others run", in_task(function()
     local order = {}
     tasks.spawn(function()
