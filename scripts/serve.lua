@@ -6,9 +6,9 @@ local llm, openai = require "llm", require "llm.openai"
 local opts = llm.options(arg, openai.options)
 local engine = llm.try(llm.engine, opts)
 local server = llm.try(llm.server, openai.server_options(opts))
-openai.protect(server, opts) -- access log, request ids, CORS, API keys, deadlines
+llm.try(openai.protect, server, opts) -- access log, request ids, CORS, API keys, deadlines
 
-server:post("/v1/completions", openai.completions(engine, opts))
+server:post("/v1/completions", llm.try(openai.completions, engine, opts))
 server:post("/v1/chat/completions", openai.chat(engine, opts))
 server:post("/v1/responses", openai.responses(engine, opts))
 server:get("/v1/models", openai.models(engine, opts))

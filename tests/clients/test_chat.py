@@ -136,6 +136,20 @@ class Chat(unittest.TestCase):
         self.assertTrue(all(text and len(ends) == 1 for text, ends in results))
         self.assertEqual(self.server.wait_until_idle()["kv_blocks_used"], 0)
 
+    def test_cached_tokens(self):
+        detailed = server("--enable-prompt-tokens-details", "--enable-force-include-usage")
+        messages = [{"role": "user", "content": "Remember these words: " + "apple pear plum " * 20}]
+        options = {"model": NAME, "messages": messages, "max_tokens": 1, "temperature": 0}
+        first = detailed.client().chat.completions.create(**options).usage
+        second = detailed.client().chat.completions.create(**options).usage
+        self.assertEqual(first.prompt_tokens_details.cached_tokens, 0)
+        self.assertGreater(second.prompt_tokens_details.cached_tokens, second.prompt_tokens // 2)
+        salted = detailed.client().chat.completions.create(**options, extra_body={"cache_salt": "mine"}).usage
+        self.assertEqual(salted.prompt_tokens_details.cached_tokens, 0)
+        chunks = list(detailed.client().chat.completions.create(**options, stream=True))
+        self.assertEqual(chunks[-1].usage.prompt_tokens, second.prompt_tokens)
+        self.assertIsNone(self.ask().usage.prompt_tokens_details)
+
     def test_models(self):
         models = self.api.models.list()
         self.assertEqual([m.id for m in models], [NAME])

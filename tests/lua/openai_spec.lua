@@ -278,3 +278,23 @@ describe("the OpenAI handlers", function()
     assert.truthy(n < 20, n .. " services are kept")
   end))
 end)
+
+describe("chat.lua", function()
+  it("answers piped lines and obeys commands", function()
+    local result = support.run({ "chat", "--model", support.model(), "--temperature", "0", "--max-tokens", "6",
+                                 "--system", "Be brief." }, "Hello\n/retry\n/bogus\n/undo\n/undo\n/exit\nnever\n")
+    assert.equal(0, result.code, result.err)
+    local first, second, rest = result.out:match "^(.-)\n(.-)\n(.*)$"
+    assert.truthy(#first > 0)
+    assert.equal(first, second)
+    assert.equal("", rest)
+    assert.truthy(result.err:find("there is no command /bogus", 1, true))
+    assert.truthy(result.err:find("there is nothing to take back", 1, true))
+  end)
+
+  it("needs a chat template that compiles", function()
+    local result = support.run { "chat", "--model", support.model(), "--chat-template", "{% if %}" }
+    assert.equal(1, result.code)
+    assert.truthy(result.err:find("the chat template does not compile", 1, true), result.err)
+  end)
+end)

@@ -78,8 +78,8 @@ end
 local function choice_json(job, index, choice)
   local ids = job.own.return_token_ids and ',"token_ids":' .. escape.ids(choice.token_ids) or ""
   return ('{"index":%d,"message":{"role":"assistant","content":%s},"logprobs":%s,"finish_reason":%s,'
-    .. '"stop_reason":%s%s}'):format(index, escape.string(job.echo .. choice.text), logprobs_json(job, choice.token_ids, choice.logprobs),
-      or_null(choice.finish_reason), stop_reason(choice.stop_reason), ids)
+    .. '"stop_reason":%s%s}'):format(index, escape.string(job.echo .. choice.text),
+      logprobs_json(job, choice.token_ids, choice.logprobs), or_null(choice.finish_reason), stop_reason(choice.stop_reason), ids)
 end
 
 local function answer_whole(res, job)

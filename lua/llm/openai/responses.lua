@@ -6,6 +6,7 @@ local json = require "llm.json"
 local messages = require "llm.openai.messages"
 local runs = require "llm.openai.run"
 local service_module = require "llm.openai.service"
+local sse = require "llm.openai.sse"
 local template = require "llm.template"
 local types = require "llm.openai.types"
 local value = require "llm.jinja.value"
@@ -173,7 +174,8 @@ local function stream(res, job)
   local ok, failure = pcall(emit, res, job)
   if not ok then
     if not res.started or res.ended or not res.exchange:is_open() then error(failure, 0) end
-    send(res, job, "error", { code = "server_error", message = json.utf8(tostring(failure)), param = json.null },
+    local _, message = sse.describe(failure)
+    send(res, job, "error", { code = "server_error", message = json.utf8(message), param = json.null },
       { "code", "message", "param" })
   end
   res:finish()
