@@ -1,7 +1,7 @@
 #ifndef LLM_LUA_EMBED_H
 #define LLM_LUA_EMBED_H
 
-/* The Lua files compiled into the binary: lua/llm (the standard library) and scripts (what users run).
+/* The files compiled into the binary: lua/llm (the standard library, the page) and scripts (what users run).
  * The table is generated at build time by scripts/dev/embed.cmake. */
 
 #include <stddef.h>

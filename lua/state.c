@@ -48,6 +48,21 @@ static int load_embedded(lua_State *L)
     return 1;
 }
 
+/* embedded(path) -> the text of a file compiled in, nil if there is none. [-0, +1, e] */
+static int embedded_text(lua_State *L)
+{
+    const struct embedded_file *f = find_embedded(luaL_checkstring(L, 1));
+    if (!f) return 0;
+    lua_pushlstring(L, f->data, f->size);
+    return 1;
+}
+
+static int open_embedded(lua_State *L)
+{
+    lua_pushcfunction(L, embedded_text);
+    return 1;
+}
+
 /* os.exit(code, close) closes the state first, unless close is false: an engine's thread is joined rather
  * than running on while the process takes itself apart. [-0, +0, e] */
 static int os_exit(lua_State *L)
@@ -98,6 +113,7 @@ static int open_all(lua_State *L)
     preload(L, "llm.core", luaopen_llm_core);
     preload(L, "llm.line", luaopen_llm_line);
     preload(L, "llm.net", luaopen_llm_net);
+    preload(L, "llm.embedded", open_embedded);
     install_loader(L);
     wrap_os_exit(L);
     return 0;

@@ -22,6 +22,7 @@ server:get("/ready", openai.ready(engine, server)) -- it should get requests
 server:get("/version", openai.version())
 server:get("/load", openai.load(engine, server))
 server:get("/metrics", llm.metrics)
+openai.page(server, engine, opts) -- a chat page at /
 
 llm.try(server.listen, server)
 io.stderr:write(("Serving %s at %s\n"):format(engine.model, server:url()))

@@ -95,7 +95,7 @@ build() { # preset directory
 }
 
 mkdir -p "$logs"
-scripts/dev/setup.sh $([ $ci = 1 ] && echo --check-tools) || fatal "set-up failed"
+scripts/dev/setup.sh --browser $([ $ci = 1 ] && echo --check-tools) || fatal "set-up failed"
 build release build || fatal "the build failed"
 scripts/dev/download.sh >/dev/null || fatal "the default model could not be fetched"
 scripts/dev/fetch-vocabs.sh >/dev/null || fatal "the vocabularies could not be fetched"

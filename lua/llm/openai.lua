@@ -12,6 +12,7 @@ local access_log = require "llm.access_log"
 local auth = require "llm.auth"
 local cors = require "llm.cors"
 local health = require "llm.openai.health"
+local page = require "llm.page"
 local tasks = require "llm.task"
 local tokens = require "llm.openai.tokens"
 
@@ -27,6 +28,7 @@ local M = {
   ready = health.ready,
   version = health.version,
   load = health.load,
+  page = page.mount,
 }
 
 -- What llm.server takes of these options.
@@ -80,13 +82,21 @@ function M.deadline(seconds)
   end
 end
 
+-- What needs no key: liveness, and the page, which asks for one itself.
+local function open_paths()
+  local open = { ["/health"] = true, ["/ping"] = true }
+  for path in pairs(page.open) do open[path] = true end
+  return open
+end
+
 -- The layers that a public server has, in their order: access log, request ids, CORS, API keys, deadline.
 function M.protect(server, opts)
-  access_log.attach(server, { log = not opts.disable_access_log and io.stderr or nil })
+  access_log.attach(server, { log = not opts.disable_access_log and io.stderr or nil,
+                              skip = { ["/admin/state"] = true } }) -- an open page asks each second
   if opts.enable_request_id_headers ~= false then server:use(request_id_layer) end
   server:use(cors.layer { origins = origins_of(opts.allowed_origins) })
   local keys = keys_of(opts)
-  if #keys > 0 then server:use(auth.layer { keys = keys }) end
+  if #keys > 0 then server:use(auth.layer { keys = keys, open = open_paths() }) end
   if opts.request_timeout and opts.request_timeout > 0 then server:use(M.deadline(opts.request_timeout)) end
 end
 

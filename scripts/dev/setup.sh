@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Installs what building and testing llmlua needs on Debian 12 or Ubuntu 24.04; does nothing, fast, if all is there.
-# usage: scripts/dev/setup.sh [--check-tools]      --check-tools: also clang, clang-format (style and fuzz checks)
+# usage: scripts/dev/setup.sh [--check-tools] [--browser]
+#   --check-tools   also clang, clang-format (style and fuzz checks)
+#   --browser       also Chromium and its driver (the tests of the server's page)
 set -euo pipefail
 
 packages=(build-essential cmake ninja-build pkg-config
@@ -8,7 +10,14 @@ packages=(build-essential cmake ninja-build pkg-config
           libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev libsentencepiece-dev
           libevent-dev libssl-dev libcmocka-dev lua-busted
           python3 python3-pip python3-venv curl unzip)
-if [ "${1:-}" = --check-tools ]; then packages+=(clang clang-format libclang-rt-dev); fi
+for option in "$@"; do
+  case $option in
+    --check-tools) packages+=(clang clang-format libclang-rt-dev) ;;
+    # Ubuntu's package is a stub for a snap, which containers cannot run: there, any chromium and chromedriver in PATH do.
+    --browser) command -v chromedriver >/dev/null && command -v chromium >/dev/null || packages+=(chromium chromium-driver) ;;
+    *) echo "setup: unknown option $option" >&2; exit 2 ;;
+  esac
+done
 
 missing=()
 for p in "${packages[@]}"; do

@@ -1,0 +1,88 @@
+-- llm.page: the page at /, for people. It chats through /v1/chat/completions and shows what the engine does.
+--
+--   local page = require "llm.page"
+--   page.mount(server, engine, opts) -- after openai.protect
+
+local bit = require "bit"
+local core = require "llm.core"
+local embedded = require "llm.embedded"
+local json = require "llm.json"
+
+local M = {}
+
+-- Nothing but what this server sends: a text of the model can bring no script, no image and no frame with it.
+local POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+  .. "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+local files = {
+  ["/"] = { name = "index.html", content_type = "text/html; charset=utf-8" },
+  ["/page.css"] = { name = "page.css", content_type = "text/css; charset=utf-8" },
+  ["/page.js"] = { name = "page.js", content_type = "text/javascript; charset=utf-8" },
+}
+
+-- The paths that need no key, a set: the page has to be there to ask for one.
+M.open = {}
+for path in pairs(files) do M.open[path] = true end
+
+-- FNV-1a of 32 bits; with the length it tells one build's file from another's.
+local function etag(text)
+  local hash = bit.tobit(0x811c9dc5)
+  for i = 1, #text do
+    local x = bit.bxor(hash, text:byte(i))
+    -- times 2^24 + 0x193, in steps that doubles hold
+    hash = bit.tobit(bit.lshift(x, 24) + bit.tobit(bit.band(x, 0xffff) * 0x193)
+      + bit.lshift(bit.tobit(bit.rshift(x, 16) * 0x193), 16))
+  end
+  return ('"%s-%x"'):format(bit.tohex(hash), #text)
+end
+
+-- Does If-None-Match name the tag?
+local function is_known(req, tag)
+  local given = req:header "if-none-match"
+  return given ~= nil and (given == "*" or given:find(tag, 1, true) ~= nil)
+end
+
+local function file_handler(file)
+  local text = embedded("lua/llm/page/" .. file.name)
+  local tag = etag(text)
+  return function(req, res)
+    res:header("ETag", tag):header("Cache-Control", "no-cache"):header("Content-Security-Policy", POLICY)
+    res:header("X-Content-Type-Options", "nosniff"):header("Referrer-Policy", "no-referrer")
+    if is_known(req, tag) then return res:status(304):finish() end
+    res:send(text, file.content_type)
+  end
+end
+
+local order = { "time", "version", "model", "scripts" }
+
+-- GET /admin/state: the model, what the engine does now and has done since it was opened. `time` is in seconds, of a
+-- clock for differences. `scripts`: may generations be listed and loaded over HTTP?
+local function state_handler(server, engine, opts)
+  local info = engine:info()
+  local names = opts.served_model_name
+  local model = type(names) == "table" and names[1] or names or engine.model
+  local has_keys = opts.api_key_file ~= nil or opts.api_key ~= nil and #opts.api_key > 0
+  return function(_, res)
+    local stats = engine:stats()
+    local main = server.main
+    res:header("Cache-Control", "no-store")
+    res:json(json.object({
+      time = core.now(), version = core.version, model = model, architecture = info.architecture,
+      backend = info.backend, isa = info.isa, threads = info.threads, weight_bytes = info.weight_bytes,
+      max_model_len = info.max_model_len, page_tokens = info.block_size, running = stats.n_running,
+      waiting = stats.n_waiting, kv_pages = stats.n_blocks, kv_pages_used = stats.n_blocks_used,
+      kv_pages_peak = stats.n_blocks_peak, steps = stats.n_steps, busy_seconds = stats.busy_seconds,
+      prompt_tokens = stats.n_prompt_tokens, output_tokens = stats.n_output_tokens,
+      preemptions = stats.n_preemptions, prefix_queries = stats.n_prefix_queries, prefix_hits = stats.n_prefix_hits,
+      scripts = has_keys and main ~= nil and main.admin ~= nil,
+    }, order))
+  end
+end
+
+-- Adds the page and what it asks for to a server. opts: those of llm.openai.options.
+function M.mount(server, engine, opts)
+  for path, file in pairs(files) do server:get(path, file_handler(file)) end
+  server:get("/admin/state", state_handler(server, engine, opts or {}))
+end
+
+return M
