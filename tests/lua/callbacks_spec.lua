@@ -113,6 +113,17 @@ describe("a callback", function()
   end)
 end)
 
+describe("a closed server", function()
+  it("takes nothing with it when it is collected", function()
+    for _ = 1, 3 do
+      llm.server({ port = 0 }):close()
+      collectgarbage()
+      collectgarbage()
+      tasks.run(function() llm.sleep(0.001) end) -- the loop still calls back
+    end
+  end)
+end)
+
 describe("a server under abuse", function()
   it("aborts, fails and collects in every callback, while compiled code runs between", function()
     tasks.run(function()
