@@ -467,5 +467,6 @@ int luaopen_llm_net(lua_State *L)
     luaL_register(L, NULL, functions);
     api_open_server(L);
     api_open_fetch(L);
+    api_open_files(L);
     return 1;
 }

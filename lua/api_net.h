@@ -58,6 +58,7 @@ void api_call(struct api_loop *loop, int n_args);
 
 void api_open_server(lua_State *L); /* api_http.c: adds to the module table on top. [-0, +0, m] */
 void api_open_fetch(lua_State *L);  /* api_fetch.c */
+void api_open_files(lua_State *L);  /* api_files.c */
 void api_close_fetch(struct api_loop *loop);
 
 /* A net_tls, owned by the userdata at this argument; null for nil. [-0, +0, e] */

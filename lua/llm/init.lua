@@ -5,6 +5,8 @@
 
 local core = require "llm.core"
 local engines = require "llm.engine"
+local reload = require "llm.reload"
+local script = require "llm.script"
 local tasks = require "llm.task"
 local tokenizers = require "llm.tokenizer"
 
@@ -17,12 +19,14 @@ local M = {
   fetch = require("llm.fetch").fetch,
   http = require "llm.http",
   metrics = require("llm.metrics").handler,
+  state = reload.state,
   task = tasks,
 }
 
--- Opens a model: llm.engine{ model = PATH, … }. Also takes what llm.options returned.
+-- Opens a model: llm.engine{ model = PATH, … }. Also takes what llm.options returned. In a script that is loaded anew:
+-- the engine that is open.
 function M.engine(options)
-  local engine, message = engines.open(options)
+  local engine, message = script.engine(options, engines.open)
   if not engine then error(message, 2) end
   return engine
 end

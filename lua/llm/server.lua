@@ -4,14 +4,29 @@
 --   local server = llm.server{ port = 8000 }
 --   server:get("/hello/:name", function(req, res) res:json{ hello = req.params.name } end)
 --   server:run()
+--
+-- A server has two parts: the transport (listeners, connections), and a registration (routes, layers, self-tests) that
+-- says what is served. `active` points to the registration that new requests go to; loading the script anew makes
+-- another one and moves the pointer (reload.lua). The object that llm.server first returns is both parts.
 
+local auth = require "llm.auth"
 local http = require "llm.http"
 local net = require "llm.net"
+local probe = require "llm.probe"
+local reload = require "llm.reload"
 local router = require "llm.router"
+local script = require "llm.script"
 local tasks = require "llm.task"
 
 local Server = {}
-Server.__index = Server
+
+-- What a registration has not itself (port, listening, draining …) is its transport's.
+function Server.__index(server, name)
+  local method = Server[name]
+  if method ~= nil then return method end
+  local main = rawget(server, "main")
+  if main and main ~= server then return main[name] end
+end
 
 local M = { Server = Server }
 
@@ -83,21 +98,22 @@ end
 local function finish_request(task, ok, result)
   local server, req, res = task.server, task.req, task.res
   if not ok and type(result) == "table" and result.exit_code then error(result, 0) end
-  if not ok and type(result) == "string" then result = debug.traceback(task.co, result) end
+  if not ok and task.co and type(result) == "string" then result = debug.traceback(task.co, result) end
   local fine, failure = true, nil
   if ok then fine, failure = pcall(send_result, res, result) end
   if not ok then failure, fine = result, false end
   if not fine and not pcall(answer_failure, server, req, res, failure) then res.exchange:abort() end
 end
 
-local function serve(server, req, res) return server.handle(req, res) end
-
-local function on_request(server, exchange)
+local function on_request(main, exchange)
   local req, res = http.request(exchange), http.response(exchange)
   req.id = request_id(exchange)
+  local server = main.active
   local record = { server = server, req = req, res = res }
-  server.live[exchange] = record
-  tasks.spawn(serve, finish_request, record, server, req, res)
+  main.live[exchange] = record
+  server.n_requests, server.n_running = server.n_requests + 1, server.n_running + 1
+  local handle = main.admin and main.admin(req.path) or server.handle
+  tasks.spawn(handle, finish_request, record, req, res)
 end
 
 local function on_writable(server, exchange)
@@ -106,10 +122,12 @@ local function on_writable(server, exchange)
   if blocked then tasks.wake(blocked) end
 end
 
-local function on_done(server, exchange, why, status, body_bytes)
-  local record = server.live[exchange]
-  server.live[exchange] = nil
+local function on_done(main, exchange, why, status, body_bytes)
+  local record = main.live[exchange]
+  main.live[exchange] = nil
   if not record then return end
+  local server = record.server
+  server.n_running = server.n_running - 1
   if server.on_finished then server.on_finished(record.req, why, status, body_bytes) end
   if not record.done then tasks.cancel(record, why == "sent" and "finished" or why) end
 end
@@ -120,18 +138,57 @@ local function default_on_error(failure, req)
   io.stderr:write(("llmlua: request %s, %s %s: %s\n"):format(req.id, req.method, req.path, tostring(failure)))
 end
 
+local function keys_of(options)
+  local keys = {}
+  local given = options.api_key
+  for _, key in ipairs(type(given) == "table" and given or { given }) do keys[#keys + 1] = key end
+  if options.api_key_file then
+    local more, message = auth.read_keys(options.api_key_file)
+    if not more then error(message, 0) end
+    for _, key in ipairs(more) do keys[#keys + 1] = key end
+  end
+  return keys
+end
+
+local function new_registration(main, options)
+  local server = setmetatable({ options = options, routes = router.new(), middleware = {}, self_tests = {},
+                                on_error = default_on_error, admin_keys = keys_of(options), n_requests = 0,
+                                n_running = 0 }, Server)
+  server.main = main or server
+  server.handle = compose(server)
+  return server
+end
+
+local addresses = { "host", "port", "unix", "ssl_certfile", "ssl_keyfile" }
+
+-- In a script that is being loaded: the listeners are those that there are.
+local function register(load, options)
+  if load.registration then error("a script that is loaded while it serves can make one server only", 3) end
+  for _, name in ipairs(addresses) do
+    local now = load.server.options[name]
+    if options[name] ~= now then
+      error(("the server's %s is %s; restart to make it %s"):format(name, tostring(now), tostring(options[name])), 3)
+    end
+  end
+  load.registration = new_registration(load.server, options)
+  return load.registration
+end
+
 -- options: host, port (8000; 0: any), unix (path) and unix_mode, reuse_port, ssl_certfile, ssl_keyfile, ssl_ca_certs,
--- shutdown_timeout (seconds; nil: as long as it takes), and of the transport, in bytes and seconds: max_body, max_head,
+-- shutdown_timeout (seconds; nil: as long as it takes), api_key (one or a list) and api_key_file for the admin routes
+-- (layers guard the others: llm.auth), watch (false: do not reload when a file of the script changes), and of the transport, in bytes and seconds: max_body, max_head,
 -- max_connections, high_water, idle_timeout, head_timeout, body_timeout, write_timeout. Nothing listens before
 -- listen() or run().
 function M.new(options)
   if options ~= nil and type(options) ~= "table" then
     error("llm.server needs a table of options; it got a " .. type(options), 2)
   end
-  local server = setmetatable({ options = options or {}, routes = router.new(), middleware = {}, live = {},
-                                on_error = default_on_error }, Server)
-  server.handle = compose(server)
-  local message
+  if script.current then
+    local registration = register(script.current, options or {}) -- no tail call: errors count levels
+    return registration
+  end
+  local server, message = new_registration(nil, options or {}), nil
+  server.active, server.live = server, {}
   server.transport, message = net.server(tasks.loop(), {
     on_request = function(exchange) on_request(server, exchange) end,
     on_writable = function(exchange) on_writable(server, exchange) end,
@@ -156,6 +213,27 @@ function Server:use(layer)
   self.handle = compose(self)
 end
 
+-- Adds a self-test: f(server) raises if something is wrong. It runs before the server serves, and before a script that
+-- is loaded anew takes over; there it has the same time limit as the script.
+function Server:self_test(f)
+  if type(f) ~= "function" then error("a self-test is a function(server)", 2) end
+  table.insert(self.self_tests, f)
+end
+
+function Server:run_self_tests()
+  for _, f in ipairs(self.self_tests) do f(self) end
+end
+
+-- Sends a request through layers and routes without a socket, in a task. options: query, headers, body. Returns status,
+-- headers and body in a table.
+function Server:probe(method, path, options)
+  local exchange = probe.new(method:upper(), path, options)
+  local record = { server = self, req = http.request(exchange), res = http.response(exchange) }
+  record.req.id = "self-test"
+  finish_request(record, pcall(self.handle, record.req, record.res))
+  return exchange:result()
+end
+
 local function listen(server)
   local o = server.options
   if o.unix then return server.transport:listen_unix(o.unix, o.unix_mode) end
@@ -173,10 +251,11 @@ end
 
 -- Begins to listen. Returns the port (true for a Unix socket), or nil and a message.
 function Server:listen()
-  if self.listening then return self.listening end
-  local result, message = listen(self)
+  local main = self.main
+  if main.listening then return main.listening end
+  local result, message = listen(main)
   if not result then return nil, message end
-  self.listening = result
+  main.listening = result
   return result
 end
 
@@ -192,7 +271,7 @@ end
 
 -- Stops accepting, lets requests under way finish for at most `seconds` (nil: no limit), then calls done().
 function Server:drain(seconds, done)
-  self.draining = true
+  self.main.draining = true
   self.transport:drain(seconds, done or function() end)
 end
 
@@ -203,18 +282,24 @@ end
 function Server:stats() return self.transport:stats() end
 
 -- Listens and serves until SIGINT or SIGTERM, which drain (options.shutdown_timeout); a second one stops at once.
--- Raises if it cannot listen.
+-- SIGHUP, a changed file and POST /admin/reload load the script anew: in that load run() does not return. Raises if a
+-- self-test fails or it cannot listen.
 function Server:run()
+  if script.current then tasks.leave() end
+  tasks.run(function() self:run_self_tests() end)
   local ok, message = self:listen()
   if not ok then error(message, 2) end
   local loop = tasks.loop()
+  local manager = reload.adopt(self, { watch = self.options.watch })
   local function stop()
     if self.draining then return loop:stop() end
-    self:drain(self.options.shutdown_timeout, function() loop:stop() end)
+    self:drain(self.active.options.shutdown_timeout, function() loop:stop() end)
   end
-  local watches = { loop:signal("INT", stop), loop:signal("TERM", stop) }
+  local watches = { loop:signal("INT", stop), loop:signal("TERM", stop),
+                    loop:signal("HUP", function() manager:trigger() end) }
   local fine, failure = pcall(loop.run, loop)
   for _, watch in ipairs(watches) do watch:close() end
+  manager:close()
   self:close()
   if not fine then error(failure, 0) end
 end

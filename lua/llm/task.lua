@@ -57,7 +57,20 @@ local function finish(task, ok, ...)
 end
 
 local function after_resume(task, ok, ...)
+  if task.left then return finish(task, true) end
   if coroutine.status(task.co) == "dead" then return finish(task, ok, ...) end
+end
+
+local function unguarded(task, ...)
+  task.guard(false)
+  return after_resume(task, ...)
+end
+
+-- A task with a guard runs between guard(true) and guard(false).
+local function resume(task, ...)
+  if not task.guard then return after_resume(task, coroutine.resume(task.co, ...)) end
+  task.guard(true)
+  return unguarded(task, coroutine.resume(task.co, ...))
 end
 
 -- Starts f(...) as a task; it runs until its first wait before this returns. on_end(task, ok, …) gets its results or
@@ -68,8 +81,16 @@ function M.spawn(f, on_end, fields, ...)
   task.co, task.on_end = co, on_end
   tasks[co] = task
   n_tasks = n_tasks + 1
-  after_resume(task, coroutine.resume(co, ...))
+  resume(task, ...)
   return task
+end
+
+-- Ends the running task where it stands, as if it had returned nothing. Does not return.
+function M.leave()
+  local task = M.running()
+  if not task then error("only a task can leave", 2) end
+  task.left = true
+  coroutine.yield()
 end
 
 local function waited(task, ...)
@@ -91,7 +112,7 @@ end
 function M.wake(task, ...)
   if not task.waiting then return end
   task.waiting = false
-  after_resume(task, coroutine.resume(task.co, ...))
+  resume(task, ...)
 end
 
 -- Makes the task's present and later waits raise a cancellation.

@@ -1,0 +1,186 @@
+-- A script that is loaded while the program runs: in an environment of its own, with its own copies of the modules it
+-- requires, as a task with a deadline. Library modules (llm.*) and C modules are shared.
+
+local core = require "llm.core"
+local json = require "llm.json"
+local options_module = require "llm.options"
+local tasks = require "llm.task"
+
+local M = {}
+
+-- The load whose script runs at this moment, nil if none does. llm.engine and llm.server behave by it.
+M.current = nil
+
+function M.read(path)
+  local file, message = io.open(path, "rb")
+  if not file then return nil, message end
+  local text
+  text, message = file:read "*a"
+  file:close()
+  return text, message -- a directory opens, but does not read
+end
+
+-- ---- engines -------------------------------------------------------------------------------------------------
+
+local engines = setmetatable({}, { __mode = "k" }) -- engine -> what it was asked for
+
+local function fingerprint(options)
+  local parts = {}
+  options = options_module.engine_part(options) or options
+  for name, value in pairs(options) do
+    parts[#parts + 1] = ("%s=%s"):format(tostring(name):gsub("%-", "_"),
+      type(value) == "table" and json.encode(value) or tostring(value))
+  end
+  table.sort(parts)
+  return table.concat(parts, "\n")
+end
+
+-- open(options), remembered; in a load the engine that was opened with these options before.
+function M.engine(options, open)
+  if not M.current or type(options) ~= "table" then
+    local engine, message = open(options)
+    if engine then engines[engine] = fingerprint(options) end
+    return engine, message
+  end
+  local wanted = fingerprint(options)
+  for engine, had in pairs(engines) do
+    if had == wanted and engine.handle:is_open() then return engine end
+  end
+  return nil, "a reloaded script gets the engine that is open, and none is with these options: restart for others"
+end
+
+-- ---- the environment -----------------------------------------------------------------------------------------
+
+local function is_library(name) return name == "llm" or name:sub(1, 4) == "llm." or package.preload[name] ~= nil end
+
+-- The path of the Lua file that require would load, nil for what is shared.
+local function module_path(name)
+  return not is_library(name) and package.searchpath(name, package.path) or nil
+end
+
+local function load_file(load, path)
+  local text, message = M.read(path)
+  if not text then return nil, message end
+  load.files[path] = text
+  return loadstring(text:gsub("^#[^\n]*", ""), "@" .. path)
+end
+
+local BUSY = {} -- the value of a module that is being loaded
+
+local function own_require(load, env)
+  return function(name)
+    local value = load.modules[name]
+    if value == BUSY then error(("loop in require of '%s'"):format(name), 2) end
+    if value ~= nil then return value end
+    local path = module_path(name)
+    if not path then return require(name) end
+    local chunk, message = load_file(load, path)
+    if not chunk then error(message, 0) end
+    load.modules[name] = BUSY
+    value = setfenv(chunk, env)(name, path)
+    if value == nil then value = true end
+    load.modules[name] = value
+    return value
+  end
+end
+
+-- Globals that the script sets stay here. What it loads with dofile and the like gets the environment from the
+-- coroutine.
+local function environment(load)
+  local env = setmetatable({ arg = load.arg }, { __index = _G })
+  env._G = env
+  env.require = own_require(load, env)
+  env.package = setmetatable({ loaded = setmetatable(load.modules, { __index = package.loaded }) }, { __index = package })
+  function env.loadfile(path) return load_file(load, path) end
+  function env.dofile(path)
+    local chunk, message = load_file(load, path)
+    if not chunk then error(message, 0) end
+    return chunk()
+  end
+  return env
+end
+
+-- The files that the program's own script consists of so far: {path = text}.
+function M.files_of_program(path)
+  local files = { [path] = M.read(path) }
+  for name in pairs(package.loaded) do
+    local file = type(name) == "string" and module_path(name)
+    if file then files[file] = M.read(file) end
+  end
+  return files
+end
+
+-- ---- running it ----------------------------------------------------------------------------------------------
+
+local CHECK_EVERY = 10000 -- instructions
+
+-- While the task runs, a hook looks at the clock. Compiled code would not call it, so nothing new is compiled
+-- meanwhile. Past the deadline it raises at each instruction: no pcall of the script holds it.
+local function guard(load)
+  local late = ("the script has not loaded within %g s"):format(load.seconds)
+  local outside, jit_was_on -- the coroutine that resumes the task; whether the compiler was on
+  local function check()
+    if core.now() < load.deadline or coroutine.running() == outside then return end
+    debug.sethook(check, "", 1)
+    error(late, 2)
+  end
+  return function(entering)
+    if entering then
+      outside = coroutine.running()
+      jit_was_on = jit.status()
+      jit.off()
+      M.current = load
+      debug.sethook(check, "", CHECK_EVERY)
+    else
+      debug.sethook()
+      M.current = nil
+      if jit_was_on then jit.on() end
+    end
+  end
+end
+
+-- An error of the script: {message, file, line}.
+local function failure_of(failure)
+  if tasks.is_canceled(failure) then return { message = failure.reason } end
+  if type(failure) == "table" and failure.exit_code then
+    return { message = failure.message or ("the script has ended with exit code %d"):format(failure.exit_code) }
+  end
+  local message = tostring(failure)
+  local file, line = message:match "^(.-):(%d+): "
+  return { message = message, file = file, line = tonumber(line) }
+end
+
+-- Runs f under the load's limits, as a task of its own; waits for its end. true, or nil and a failure.
+function M.run(load, f)
+  local me, ended, ok, failure = tasks.running(), false, nil, nil
+  local function on_end(_, fine, message)
+    ended, ok, failure = true, fine, message
+    tasks.wake(me)
+  end
+  local task = tasks.spawn(f, on_end, { guard = guard(load) })
+  local timer = tasks.loop():after(math.max(load.deadline - core.now(), 0), function()
+    tasks.cancel(task, ("the script has not loaded within %g s: it waits for something"):format(load.seconds))
+  end)
+  while not ended do tasks.wait() end
+  timer:close()
+  if ok then return true end
+  return nil, failure_of(failure)
+end
+
+-- Loads the script at a path, in a task. fields: arg (its arguments), seconds (for all of it). Returns the load, whose
+-- files are {path = text}, and a failure if there was one.
+function M.load(path, fields)
+  local load = { path = path, arg = fields.arg, seconds = fields.seconds, deadline = core.now() + fields.seconds,
+                 files = {}, modules = {}, server = fields.server }
+  local chunk, message = load_file(load, path)
+  if not chunk then return load, failure_of(message) end
+  local env = environment(load)
+  setfenv(chunk, env)
+  local _, failure = M.run(load, function()
+    setfenv(0, env)
+    chunk(unpack(load.arg))
+  end)
+  return load, failure
+end
+
+return M
