@@ -6,12 +6,17 @@
 ---@field table llm.table
 ---@field http llm.http
 ---@field task llm.task
+---@field state table plain data that survives when the server's script is loaded anew
 local llm = {}
 
 ---Options of llm.engine: vLLM's names. Sizes also as text: "2GiB", "32k".
 ---@class llm.EngineOptions
----@field model string GGUF file or Hugging Face directory
----@field tokenizer? string path to take the tokenizer from
+---@field model string GGUF file, Hugging Face directory, or id on the hub ("ORG/NAME", "ORG/NAME:Q4_K_M", "ORG/NAME/FILE.gguf")
+---@field tokenizer? string path or id to take the tokenizer from
+---@field revision? string branch, tag or commit of a model on the hub
+---@field tokenizer_revision? string
+---@field download_dir? string where models from the hub are kept
+---@field hf_token? string for models that are not open to all
 ---@field skip_tokenizer_init? boolean token ids in, token ids out
 ---@field load_format? "auto"|"gguf"|"safetensors"|"dummy"
 ---@field dtype? "auto"|"float32"|"float16"|"bfloat16" type of weights that are not quantized
@@ -250,7 +255,7 @@ function Tokenizer:close() end
 function llm.engine(options) end
 
 ---Opens a tokenizer without the weights. Raises if it cannot.
----@param path string GGUF file, model directory, tokenizer.json or tokenizer.model
+---@param path string GGUF file, model directory, tokenizer.json, tokenizer.model, or id on the hub
 ---@return llm.Tokenizer
 function llm.tokenizer(path) end
 
