@@ -14,6 +14,7 @@
 
 int luaopen_llm_core(lua_State *L);
 int luaopen_llm_line(lua_State *L); /* repl.c */
+int luaopen_llm_fs(lua_State *L);   /* api_fs.c */
 
 /* Adds the functions of one file to the module table on top of the stack. [-0, +0, m] */
 void api_open_engine(lua_State *L);

@@ -113,6 +113,7 @@ static int open_all(lua_State *L)
     preload(L, "llm.core", luaopen_llm_core);
     preload(L, "llm.line", luaopen_llm_line);
     preload(L, "llm.net", luaopen_llm_net);
+    preload(L, "llm.fs", luaopen_llm_fs);
     preload(L, "llm.embedded", open_embedded);
     install_loader(L);
     wrap_os_exit(L);

@@ -4,6 +4,7 @@
 -- into the inbox of its request, so streams and batches can run side by side, in coroutines too.
 
 local core = require "llm.core"
+local hub = require "llm.hub"
 local progress = require "llm.progress"
 local requests = require "llm.request"
 local options_module = require "llm.options"
@@ -28,6 +29,21 @@ end
 
 local function mib(bytes) return ("%.0f MiB"):format(bytes / 2 ^ 20) end
 
+-- The options with paths in place of names on the hub, for the core; or nil and a message.
+local function with_paths(checked)
+  local found, message = {}, nil
+  for name, value in pairs(checked) do found[name] = value end
+  found.revision, found.tokenizer_revision, found.download_dir, found.hf_token = nil, nil, nil, nil
+  found.model, message = hub.resolve(checked.model, checked)
+  if not found.model then return nil, message end
+  if checked.tokenizer then
+    found.tokenizer, message = hub.resolve(checked.tokenizer, { tokenizer_only = true, hf_token = checked.hf_token,
+      revision = checked.tokenizer_revision, download_dir = checked.download_dir })
+    if not found.tokenizer then return nil, message end
+  end
+  return found
+end
+
 -- options: those of schema.engine, dashes or underscores, sizes as numbers or "2GiB"; or what llm.options returned.
 -- Returns the engine, or nil and a message.
 function M.open(options)
@@ -35,11 +51,14 @@ function M.open(options)
   local checked, message = schema.check(schema.engine, options_module.engine_part(options) or options, "engine option")
   if not checked then return nil, message end
   if not checked.model then
-    return nil, "the option 'model' is missing: a GGUF file or a Hugging Face directory"
+    return nil, "the option 'model' is missing: a GGUF file, a Hugging Face directory, or an id on the hub"
   end
+  local found
+  found, message = with_paths(checked)
+  if not found then return nil, message end
   local bar
   local handle
-  handle, message = core.open(checked, function(done, total)
+  handle, message = core.open(found, function(done, total)
     bar = bar or progress.new("Loading", total)
     bar:update(done, function() return mib(done) .. " of " .. mib(total) end)
   end)

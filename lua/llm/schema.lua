@@ -9,8 +9,13 @@ local M = {}
 -- default: what --help says; the value itself is the engine's affair. only: the values that llmlua has today
 -- (an option of vLLM's that is accepted so that its command lines work). alias: other names.
 M.engine = {
-  { name = "model", type = "path", help = "GGUF file or Hugging Face directory" },
+  { name = "model", type = "path", help = "GGUF file, Hugging Face directory, or id on the hub" },
   { name = "tokenizer", type = "path", help = "take the tokenizer from here", default = "the model's own" },
+  { name = "revision", type = "string", help = "branch, tag or commit of a model on the hub", default = "main" },
+  { name = "tokenizer_revision", type = "string", help = "the same for the tokenizer", default = "main" },
+  { name = "download_dir", type = "path", help = "where models from the hub are kept",
+    default = "the Hugging Face cache" },
+  { name = "hf_token", type = "string", help = "for models that are not open to all", default = "$HF_TOKEN" },
   { name = "skip_tokenizer_init", type = "boolean", help = "token ids in, token ids out" },
   { name = "load_format", type = "string", choices = { "auto", "gguf", "safetensors", "dummy" },
     help = "dummy: random weights, config.json is enough", default = "auto" },

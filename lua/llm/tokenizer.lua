@@ -1,6 +1,7 @@
 -- Text to token ids and back.
 
 local core = require "llm.core"
+local hub = require "llm.hub"
 
 local Tokenizer = {}
 Tokenizer.__index = Tokenizer
@@ -8,9 +9,13 @@ Tokenizer.__tostring = function(self) return "llm.Tokenizer(" .. self.path .. ")
 
 local M = { Tokenizer = Tokenizer }
 
--- A tokenizer of its own: path is a GGUF file, a model directory, a tokenizer.json or a tokenizer.model.
+-- A tokenizer of its own: path is a GGUF file, a model directory, a tokenizer.json, a tokenizer.model, or an id on the
+-- hub.
 function M.open(path)
-  local handle, message = core.tokenizer(path)
+  local found, message = hub.resolve(path, { tokenizer_only = true })
+  if not found then return nil, message end
+  local handle
+  handle, message = core.tokenizer(found)
   if not handle then return nil, message end
   return setmetatable({ handle = handle, path = path }, Tokenizer)
 end
