@@ -67,13 +67,28 @@ function Meter:add(bytes)
   self.bar:update(self.done, self.note)
 end
 
+-- Bytes that were there already: they do not count for the rate.
+function Meter:skip(bytes)
+  self.skipped = self.skipped + bytes
+  self:add(bytes)
+end
+
+-- What follows on the terminal starts on a new line.
+local function break_off(meter)
+  if meter.bar.enabled and meter.bar.drawn > 0 then io.stderr:write("\n") end
+  meter.bar.enabled = false
+end
+
+local SMALL = 2 ^ 20 -- bytes that are not worth a bar
+
 local function new_meter(label, total)
-  local meter = setmetatable({ done = 0, bar = progress.new(label, total), start = core.now() }, Meter)
+  local bar = progress.new(label, total, total < SMALL and false or nil)
+  local meter = setmetatable({ done = 0, skipped = 0, bar = bar, start = core.now() }, Meter)
   meter.note = function()
-    local rate = meter.done / math.max(core.now() - meter.start, 1e-3)
+    local rate = math.max(meter.done - meter.skipped, 0) / math.max(core.now() - meter.start, 1e-3)
     return ("%s of %s, %.0f MiB/s"):format(human(meter.done), human(total), rate / 2 ^ 20)
   end
-  return meter
+  return tasks.own(meter, break_off)
 end
 
 local function cancel_all(workers)
@@ -135,7 +150,8 @@ local function bring(get, entries)
   local ok, message, code = in_parallel(missing, function(entry)
     return download.fetch(get.client, get.cache, get.repo, get.commit, entry, meter)
   end)
-  if #missing > 0 and total > 2 ^ 20 then meter.bar:finish(meter.done, meter.note) end
+  if ok then meter.bar:finish(meter.done, meter.note) else break_off(meter) end
+  tasks.disown(meter)
   if not ok then return nil, message, code end
   for _, entry in ipairs(entries) do
     ok, message = get.cache:link(get.commit, entry.path, entry.sum)

@@ -53,7 +53,7 @@ local function resume(job)
     if n % READS_BEFORE_OTHERS == 0 then tasks.sleep(0) end
   end
   old:close()
-  job.meter:add(job.offset)
+  job.meter:skip(job.offset)
   job.file, message = io.open(job.partial, "ab")
   return job.file ~= nil, message
 end
@@ -152,7 +152,8 @@ local function fetch_locked(job)
     .. "here and %s changes or damages it; try again"):format(job.path, job.client.endpoint), "refused"
 end
 
--- Downloads entry {path, size, sum, lfs} of a commit into the cache. meter:add(bytes) hears of the progress. true, or
+-- Downloads entry {path, size, sum, lfs} of a commit into the cache. meter:add(bytes) hears of the progress,
+-- meter:skip(bytes) of what was there already. true, or
 -- nil, a message and a code.
 function M.fetch(client, cache, repo, commit, entry, meter)
   local blob = cache:blob(entry.sum)
@@ -162,7 +163,7 @@ function M.fetch(client, cache, repo, commit, entry, meter)
   if fs.stat(blob) then -- somebody else has done it meanwhile
     lock:close()
     tasks.disown(lock)
-    meter:add(entry.size)
+    meter:skip(entry.size)
     return true
   end
   local job = { client = client, repo = repo, commit = commit, path = entry.path, size = entry.size, sum = entry.sum,
