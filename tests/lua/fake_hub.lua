@@ -73,7 +73,8 @@ local function tree(hub, req, res)
   for path, text in pairs(repo.files) do
     local item = { type = "file", path = path, size = #text, oid = M.git_sum(text) }
     if is_large(path) then
-      item.lfs = { oid = repo.wrong_sums and ("0"):rep(64) or M.sha256(text), size = #text, pointerSize = 130 }
+      item.lfs = { oid = repo.wrong_sums and ("0"):rep(64) or M.sha256(text), size = repo.claimed_size or #text,
+                   pointerSize = 130 }
     end
     items[#items + 1] = item
   end
