@@ -3,9 +3,10 @@
 --   local page = require "llm.page"
 --   page.mount(server, engine, opts) -- after openai.protect
 
-local bit = require "bit"
 local core = require "llm.core"
+local edit = require "llm.edit"
 local embedded = require "llm.embedded"
+local etag = require "llm.etag"
 local json = require "llm.json"
 
 local M = {}
@@ -23,18 +24,6 @@ local files = {
 -- The paths that need no key, a set: the page has to be there to ask for one.
 M.open = {}
 for path in pairs(files) do M.open[path] = true end
-
--- FNV-1a of 32 bits; with the length it tells one build's file from another's.
-local function etag(text)
-  local hash = bit.tobit(0x811c9dc5)
-  for i = 1, #text do
-    local x = bit.bxor(hash, text:byte(i))
-    -- times 2^24 + 0x193, in steps that doubles hold
-    hash = bit.tobit(bit.lshift(x, 24) + bit.tobit(bit.band(x, 0xffff) * 0x193)
-      + bit.lshift(bit.tobit(bit.rshift(x, 16) * 0x193), 16))
-  end
-  return ('"%s-%x"'):format(bit.tohex(hash), #text)
-end
 
 -- Does If-None-Match name the tag?
 local function is_known(req, tag)
@@ -56,7 +45,7 @@ end
 local order = { "time", "version", "model", "scripts" }
 
 -- GET /admin/state: the model, what the engine does now and has done since it was opened. `time` is in seconds, of a
--- clock for differences. `scripts`: may generations be listed and loaded over HTTP?
+-- clock for differences. `scripts`: may generations be listed and loaded over HTTP? `generation`: the one that serves.
 local function state_handler(server, engine, opts)
   local info = engine:info()
   local names = opts.served_model_name
@@ -64,7 +53,7 @@ local function state_handler(server, engine, opts)
   local has_keys = opts.api_key_file ~= nil or opts.api_key ~= nil and #opts.api_key > 0
   return function(_, res)
     local stats = engine:stats()
-    local main = server.main
+    local manager = server.main.manager
     res:header("Cache-Control", "no-store")
     res:json(json.object({
       time = core.now(), version = core.version, model = model, architecture = info.architecture,
@@ -74,7 +63,7 @@ local function state_handler(server, engine, opts)
       kv_pages_peak = stats.n_blocks_peak, steps = stats.n_steps, busy_seconds = stats.busy_seconds,
       prompt_tokens = stats.n_prompt_tokens, output_tokens = stats.n_output_tokens,
       preemptions = stats.n_preemptions, prefix_queries = stats.n_prefix_queries, prefix_hits = stats.n_prefix_hits,
-      scripts = has_keys and main ~= nil and main.admin ~= nil,
+      scripts = has_keys and manager ~= nil, generation = manager and manager.active.id or json.null,
     }, order))
   end
 end
@@ -83,6 +72,7 @@ end
 function M.mount(server, engine, opts)
   for path, file in pairs(files) do server:get(path, file_handler(file)) end
   server:get("/admin/state", state_handler(server, engine, opts or {}))
+  edit.mount(server)
 end
 
 return M

@@ -187,7 +187,7 @@ end
 function Manager:close()
   if self.files then self.files:close() end
   if self.settling then self.settling:close() end
-  self.files, self.server.admin = nil, nil
+  self.files, self.server.admin, self.server.manager = nil, nil, nil
 end
 
 -- ---- over HTTP -----------------------------------------------------------------------------------------------
@@ -216,14 +216,15 @@ function Manager:status()
                                              line = self.failure.line or json.null } or json.null }
 end
 
-local function answer(manager, res, generation, failure)
-  if generation then return res:json(describe(manager, generation)) end
-  res:status(manager.script and 422 or 409):json(failure_body(failure))
+-- Answers with what reload() or rollback() returned.
+function Manager:answer(res, generation, failure)
+  if generation then return res:json(describe(self, generation)) end
+  res:status(self.script and 422 or 409):json(failure_body(failure))
 end
 
 local admin_routes = {
-  ["/admin/reload"] = { POST = function(manager, res) answer(manager, res, manager:reload()) end },
-  ["/admin/rollback"] = { POST = function(manager, res) answer(manager, res, manager:rollback()) end },
+  ["/admin/reload"] = { POST = function(manager, res) manager:answer(res, manager:reload()) end },
+  ["/admin/rollback"] = { POST = function(manager, res) manager:answer(res, manager:rollback()) end },
   ["/admin/scripts"] = { GET = function(manager, res) res:json(manager:status()) end },
 }
 
@@ -261,6 +262,7 @@ function M.adopt(server, options)
   }, Manager)
   manager.tried = manager.script and script.files_of_program(path) or {}
   activate(manager, add_generation(manager, server.active, manager.tried, 0))
+  server.manager = manager
   server.admin = function(request_path) return admin_handler(manager, request_path) end
   if manager.script and options.watch ~= false then begin_watching(manager) end
   return manager

@@ -20,9 +20,9 @@ _servers: dict[tuple, "Server"] = {}
 
 
 class Server:
-    def __init__(self, *options: str):
+    def __init__(self, *options: str, script: str = "serve.lua"):
         self.log = tempfile.NamedTemporaryFile("w+", prefix="llmlua-", suffix=".log", delete=False)
-        command = [os.environ["LLMLUA"], "serve.lua", "--model", MODEL, "--host", "127.0.0.1", "--port", "0",
+        command = [os.environ["LLMLUA"], script, "--model", MODEL, "--host", "127.0.0.1", "--port", "0",
                    "--served-model-name", NAME, "--max-model-len", "2048", *options]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log)
         self.url = self._wait_for_url()

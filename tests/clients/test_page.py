@@ -304,6 +304,106 @@ class Locked(Page):
             self.assertEqual(self.server.request("GET", path)[0], 401, path)
 
 
+SCRIPT = """
+local llm, openai = require "llm", require "llm.openai"
+local opts = llm.options(arg, openai.options)
+local engine = llm.engine(opts)
+local server = llm.server(openai.server_options(opts))
+openai.protect(server, opts)
+server:post("/v1/chat/completions", openai.chat(engine, opts))
+server:get("/hello", function() return "one" end)
+openai.page(server, engine, opts)
+server:listen()
+io.stderr:write(("Serving %s at %s\\n"):format(engine.model, server:url()))
+server:run()
+"""
+
+
+class Scripts(Page):
+    """Generations and the editor, over a script in a file."""
+
+    KEY = {"Authorization": "Bearer k"}
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.path = self.folder.name + "/mine.lua"
+        with open(self.path, "w", encoding="utf-8") as file:
+            file.write(SCRIPT)
+        self.server = Server("--api-key", "k", script=self.path)
+        self.addCleanup(self.server.stop)
+        self.open(self.server)
+        self.wait(lambda: self.find("#ask").is_displayed())
+        self.find("#ask-key").send_keys("k" + Keys.ENTER)
+        self.wait(lambda: self.find("#scripts").is_displayed())
+        self.find("#scripts summary").click()
+        self.wait(lambda: self.find_all("#generations tbody tr"))
+        self.browser.get_log("browser")
+
+    def hello(self) -> bytes:
+        return self.server.request("GET", "/hello", headers=self.KEY)[2]
+
+    def edit(self, text: str):
+        self.find("#edit").click()
+        self.wait(lambda: "openai" in self.find("#code").get_attribute("value"))
+        self.browser.execute_script("document.querySelector('#code').value = arguments[0]", text)
+
+    def test_reload_and_roll_back(self):
+        self.find("#reload").click()
+        self.wait(lambda: self.text("#scripts-note") == "Generation 2 serves.")
+        self.wait(lambda: self.text("tr.active td") == "2, active")
+        self.find("#rollback").click()
+        self.wait(lambda: self.text("tr.active td") == "1, active")
+        self.assert_quiet()
+
+    def test_what_others_load_is_seen(self):
+        with open(self.path, "w", encoding="utf-8") as file:
+            file.write(SCRIPT.replace('"one"', '"four"'))
+        self.wait(lambda: self.text("tr.active td") == "2, active")
+        self.assertEqual(self.hello(), b"four")
+        self.assert_quiet()
+
+    def test_saving_loads(self):
+        self.edit(SCRIPT.replace('"one"', '"two"'))
+        ActionChains(self.browser).click(self.find("#code")).key_down(Keys.CONTROL).send_keys("s").key_up(
+            Keys.CONTROL).perform()
+        self.wait(lambda: "generation 2 serves" in self.text("#editor-note"))
+        self.assertEqual(self.hello(), b"two")
+        with open(self.path, encoding="utf-8") as file:
+            self.assertEqual(file.read(), SCRIPT.replace('"one"', '"two"'))
+        self.find("#close-editor").click()
+        self.assertFalse(self.find("#editor").is_displayed())
+        self.assert_quiet()
+
+    def test_a_mistake_is_shown(self):
+        self.edit(SCRIPT.replace("llm.engine(opts)", "llm.engine(opts))"))
+        self.find("#save").click()
+        self.wait(lambda: "the old script goes on" in self.text("#editor-note"))
+        self.assertIn("mine.lua:4", self.text("#editor-note"))
+        self.assertEqual(self.hello(), b"one")
+        chosen = self.browser.execute_script("const c = document.querySelector('#code');"
+                                             "return c.value.slice(c.selectionStart, c.selectionEnd)")
+        self.assertEqual(chosen, "local engine = llm.engine(opts))")
+
+    def test_a_change_of_somebody_else_is_kept(self):
+        self.edit(SCRIPT.replace('"one"', '"three"'))
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write("-- mine\n")
+        self.find("#save").click()
+        self.wait(lambda: "changed meanwhile" in self.text("#editor-note"))
+        with open(self.path, encoding="utf-8") as file:
+            self.assertEqual(file.read(), SCRIPT + "-- mine\n")
+
+    def test_only_files_of_the_script(self):
+        for path in ["/etc/passwd", self.path + "/../mine.lua", "", self.path + ".new"]:
+            status = self.server.request("GET", "/admin/file?path=" + path, headers=self.KEY)[0]
+            self.assertEqual(status, 404, path)
+            self.assertEqual(self.server.request("PUT", "/admin/file?path=" + path, b"x", self.KEY)[0], 404)
+        self.assertEqual(self.server.request("GET", "/admin/file?path=" + self.path)[0], 401)
+        self.assertEqual(self.server.request("PUT", "/admin/file?path=" + self.path, b"x", self.KEY)[0], 428)
+        self.assertEqual(server().request("GET", "/admin/file?path=serve.lua")[0], 409)
+
+
 class Files(unittest.TestCase):
     def test_headers(self):
         for path, kind in [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript")]:

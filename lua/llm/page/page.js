@@ -310,7 +310,7 @@ $('prompt').addEventListener('keydown', event => {
   send();
 });
 document.addEventListener('keydown', event => {
-  if (event.key !== 'Escape' || $('ask').open) return;
+  if (event.key !== 'Escape' || $('ask').open || $('editor').open) return;
   hideTip();
   running?.abort();
 });
@@ -405,6 +405,7 @@ function addSample(state) {
 }
 
 function showState(state) {
+  noticeScripts(state);
   addSample(state);
   const now = samples.at(-1);
   $('model').textContent = state.model;
@@ -418,7 +419,13 @@ function showState(state) {
   drawGraph($('rate'), ['output', 'prompt']);
   $('rate-text').textContent = `${now.output.toFixed(0)} · ${now.prompt.toFixed(0)}`;
   $('rate').setAttribute('aria-label', `${now.output.toFixed(0)} output and ${now.prompt.toFixed(0)} prompt tokens a second`);
-  if ($('scripts').hidden && state.scripts) $('scripts').hidden = false;
+}
+
+// A script may be loaded from elsewhere too: by its file, a signal, another page.
+function noticeScripts(state) {
+  if (!state.scripts) return;
+  $('scripts').hidden = false;
+  if (state.generation !== shown && $('scripts').open) showScripts();
 }
 
 function setConnection(up, text) {
@@ -447,18 +454,23 @@ document.addEventListener('visibilitychange', poll);
 
 // ---- scripts -------------------------------------------------------------------------------------------------------
 
+let shown = null;  // the generation that the list has as active
+
 const place = failure => failure.file ? ` (${failure.file}${failure.line ? `:${failure.line}` : ''})` : '';
 
 function showGenerations(status) {
+  shown = status.generations.find(one => one.active).id;
   const rows = status.generations.toReversed().map(one => {
     const row = element('tr', one.active ? 'active' : '');
-    const cells = [`${one.id}${one.active ? ', active' : ''}`, new Date(one.loaded_at * 1000).toLocaleTimeString(),
+    const cells = [`${one.id}${one.active ? ', active' : ''}`, new Date(one.loaded_at * 1000).toLocaleTimeString([], { hour12: false }),
                    one.n_requests, one.n_running];
     row.append(...cells.map(cell => element('td', '', String(cell))));
     return row;
   });
   $('generations').tBodies[0].replaceChildren(...rows);
   $('rollback').disabled = status.generations.length < 2;
+  $('edit').disabled = status.script === null;
+  $('reload').disabled = status.script === null;
 }
 
 async function showScripts(note) {
@@ -476,7 +488,8 @@ async function showScripts(note) {
 async function act(path) {
   let note;
   try {
-    note = `Generation ${(await (await api(path, { method: 'POST' })).json()).id} serves.`;
+    shown = (await (await api(path, { method: 'POST' })).json()).id;
+    note = `Generation ${shown} serves.`;
   } catch (failure) {
     note = failure.message + place(failure.body || {});
   }
@@ -486,6 +499,84 @@ async function act(path) {
 $('scripts').addEventListener('toggle', () => { if ($('scripts').open) showScripts(); });
 $('reload').addEventListener('click', () => act('admin/reload'));
 $('rollback').addEventListener('click', () => act('admin/rollback'));
+
+// ---- the editor ----------------------------------------------------------------------------------------------------
+
+let opened = null;  // {path, tag, text}: the file in the editor as the server has it
+
+const fileUrl = path => `admin/file?path=${encodeURIComponent(path)}`;
+const isDirty = () => opened !== null && $('code').value !== opened.text;
+const mayDrop = () => !isDirty() || confirm('Drop what is not saved?');
+
+function selectLine(line) {
+  const lines = $('code').value.split('\n');
+  if (!line || line > lines.length) return;
+  const start = lines.slice(0, line - 1).reduce((sum, text) => sum + text.length + 1, 0);
+  $('code').focus();
+  $('code').setSelectionRange(start, start + lines[line - 1].length);
+}
+
+async function openFile(path) {
+  try {
+    const response = await api(fileUrl(path));
+    $('code').value = await response.text();
+    opened = { path, tag: response.headers.get('ETag'), text: $('code').value };
+    $('code').setSelectionRange(0, 0);
+    $('editor-note').textContent = '';
+  } catch (failure) {
+    $('editor-note').textContent = failure.message;
+  }
+  $('file').value = opened?.path;
+}
+
+async function openEditor() {
+  try {
+    const status = await (await api('admin/scripts')).json();
+    const files = status.generations.find(one => one.active).files;
+    $('file').replaceChildren(...files.map(path => new Option(path, path)));
+    $('editor').showModal();
+    await openFile(status.script && files.includes(status.script) ? status.script : files[0]);
+    $('code').focus();
+  } catch (failure) {
+    $('scripts-note').textContent = failure.message;
+  }
+}
+
+async function save() {
+  const text = $('code').value;
+  $('save').disabled = true;
+  try {
+    const response = await fetch(fileUrl(opened.path), { method: 'PUT', body: text, headers: {
+      'Content-Type': 'text/plain; charset=utf-8', 'If-Match': opened.tag,
+      Authorization: `Bearer ${sessionStorage.getItem(KEY)}` } });
+    const tag = response.headers.get('ETag'); // the file is written, whether or not the script could be loaded
+    if (tag) opened = { ...opened, tag, text };
+    if (!response.ok) throw await failureOf(response);
+    $('editor-note').textContent = `Saved; generation ${(await response.json()).id} serves.`;
+  } catch (failure) {
+    $('editor-note').textContent = `${failure.status === 422 ? 'Saved, but the old script goes on: ' : ''}${failure.message}`;
+    if (failure.body?.file === opened.path) selectLine(failure.body.line);
+  }
+  $('save').disabled = false;
+  showScripts();
+}
+
+function closeEditor() {
+  if (!mayDrop()) return;
+  opened = null;
+  $('editor').close();
+}
+
+$('edit').addEventListener('click', openEditor);
+$('save').addEventListener('click', save);
+$('close-editor').addEventListener('click', closeEditor);
+$('editor').addEventListener('cancel', event => { event.preventDefault(); closeEditor(); });
+$('editor').addEventListener('keydown', event => {
+  if (event.key !== 's' || !(event.ctrlKey || event.metaKey)) return;
+  event.preventDefault();
+  save();
+});
+$('file').addEventListener('change', () => { if (mayDrop()) openFile($('file').value); else $('file').value = opened.path; });
 
 // --------------------------------------------------------------------------------------------------------------------
 
