@@ -253,6 +253,10 @@ static void kv_memory(void **state)
         err.message,
         "one sequence of max_model_len = 1024 tokens takes 1.0 MiB of KV memory; kv_cache_memory = "
         "1024.0 KiB holds 1008 tokens: raise kv_cache_memory, or set max_model_len to at most 1008");
+    o.kv_cache_memory = 2 * gib;
+    assert_int_equal(settings_pages(&o, page, gib, &c, &err), LLM_ENOMEM);
+    assert_string_equal(err.message,
+                        "kv_cache_memory is 2.0 GiB; this machine has 1.0 GiB left: set it lower");
     enum llm_dtype t;
     o.kv_cache_dtype = "int3";
     assert_int_equal(settings_kv_dtype(&o, &t, &err), LLM_EINVAL);

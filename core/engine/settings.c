@@ -112,6 +112,9 @@ llm_status settings_pages(const struct llm_engine_options *o, size_t page_bytes,
 {
     uint64_t longest = ((uint64_t)c->max_model_len + (uint64_t)c->block_size - 1) / (uint64_t)c->block_size;
     uint64_t bytes = o->kv_cache_memory, most = INT32_MAX / c->block_size;
+    if (bytes > available) /* mapped lazily it would seem to work, until the system runs out */
+        return llm_fail(err, LLM_ENOMEM, "kv_cache_memory is %s; this machine has %s left: set it lower",
+                        size_text(bytes).text, size_text(available).text);
     if (!bytes) {
         bytes = (uint64_t)c->max_num_seqs * longest * page_bytes;
         uint64_t enough = longest * page_bytes > default_kv_bytes ? longest * page_bytes : default_kv_bytes;
