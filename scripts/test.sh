@@ -59,19 +59,20 @@ cmocka() { # name program
   fi
 }
 
-# The Lua specs end in busted's "N successes / N failures / N errors / N pending".
-lua_specs() {
-  wanted lua_specs || return 0
-  local log=$logs/lua.log start=$SECONDS line ok bad
-  timeout 1200 build/llmlua tests/lua/run.lua >"$log" 2>&1 </dev/null
+# A Lua spec, in a process of its own; ends in busted's "N successes / N failures / N errors / N pending".
+lua_spec() { # file
+  local name=lua_$(basename "$1" .lua)
+  wanted "$name" || return 0
+  local log=$logs/$name.log start=$SECONDS line ok bad
+  timeout 600 build/llmlua tests/lua/run.lua "$1" >"$log" 2>&1 </dev/null
   line=$(grep -E '^[0-9]+ success(es)? / [0-9]+ failures? / [0-9]+ errors? / [0-9]+ pending' "$log" | tail -n 1)
   if [ -z "$line" ]; then ok=0; bad=1; else
     read -r ok bad < <(echo "$line" | awk '{print $1, $4 + $7 + $10}')  # a pending spec is one that did not run
     if [ "$ok" -eq 0 ]; then bad=1; fi
   fi
-  count "$ok" "$bad" lua_specs
-  if [ "$bad" -eq 0 ]; then printf '%-34s %4d passed (%d s)\n' lua_specs "$ok" $((SECONDS - start)); else
-    printf '%-34s %4d passed, %d FAILED; %s:\n' lua_specs "$ok" "$bad" "$log"; tail -n 60 "$log" | sed 's/^/    /'
+  count "$ok" "$bad" "$name"
+  if [ "$bad" -eq 0 ]; then printf '%-34s %4d passed (%d s)\n' "$name" "$ok" $((SECONDS - start)); else
+    printf '%-34s %4d passed, %d FAILED; %s:\n' "$name" "$ok" "$bad" "$log"; tail -n 60 "$log" | sed 's/^/    /'
   fi
 }
 
@@ -110,7 +111,7 @@ export LLMLUA_VOCABS_REQUIRED=1
 for program in build/test_*; do
   [ -x "$program" ] && [ -f "$program" ] && cmocka "$(basename "$program")" "$program"
 done
-lua_specs
+for spec in tests/lua/*_spec.lua; do lua_spec "$spec"; done
 clients
 check quickstart scripts/quickstart.sh --check
 
