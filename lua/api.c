@@ -110,6 +110,19 @@ llm_status api_read_ids(lua_State *L, int index, const char *what, int32_t **ids
     return LLM_OK;
 }
 
+void api_new_type(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction gc)
+{
+    luaL_newmetatable(L, name);
+    lua_newtable(L);
+    luaL_register(L, NULL, methods);
+    lua_setfield(L, -2, "__index");
+    if (gc) {
+        lua_pushcfunction(L, gc);
+        lua_setfield(L, -2, "__gc");
+    }
+    lua_pop(L, 1);
+}
+
 /* require "llm.core". [-0, +1, m] */
 int luaopen_llm_core(lua_State *L)
 {

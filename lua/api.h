@@ -10,6 +10,7 @@
 
 #include "llmlua.h"
 
+#include <lauxlib.h>
 #include <lua.h>
 
 int luaopen_llm_core(lua_State *L);
@@ -57,6 +58,9 @@ void api_request_release(struct api_request *request);
 
 /* Pushes nil, message, code; returns 3. [-0, +3, m] */
 int api_fail(lua_State *L, const struct llm_error *err);
+
+/* Registers the userdata type `name`: its methods, and what collects it (null: nothing to do). [-0, +0, m] */
+void api_new_type(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction gc);
 
 /* Pushes the text of one token as it reads inside a text (a leading space is kept). [-0, +1, m] */
 void api_push_token_text(lua_State *L, const struct llm_tokenizer *tokenizer, int32_t id);

@@ -205,13 +205,7 @@ void api_open_engine(lua_State *L)
                                        {"stats", engine_stats},
                                        {"reset_prefix_cache", engine_reset_prefix_cache},
                                        {NULL, NULL}};
-    luaL_newmetatable(L, API_ENGINE);
-    lua_newtable(L);
-    luaL_register(L, NULL, methods);
-    lua_setfield(L, -2, "__index");
-    lua_pushcfunction(L, engine_close);
-    lua_setfield(L, -2, "__gc");
-    lua_pop(L, 1);
+    api_new_type(L, API_ENGINE, methods, engine_close);
     lua_pushcfunction(L, engine_open);
     lua_setfield(L, -2, "open");
 }

@@ -206,13 +206,7 @@ static int call_gc(lua_State *L)
 void api_open_fetch(lua_State *L)
 {
     static const luaL_Reg methods[] = {{"cancel", call_cancel}, {"pause", call_pause}, {NULL, NULL}};
-    luaL_newmetatable(L, API_CALL);
-    lua_newtable(L);
-    luaL_register(L, NULL, methods);
-    lua_setfield(L, -2, "__index");
-    lua_pushcfunction(L, call_gc);
-    lua_setfield(L, -2, "__gc");
-    lua_pop(L, 1);
+    api_new_type(L, API_CALL, methods, call_gc);
     lua_pushcfunction(L, fetch);
     lua_setfield(L, -2, "fetch");
 }

@@ -126,13 +126,7 @@ static int files_add(lua_State *L)
 void api_open_files(lua_State *L)
 {
     static const luaL_Reg methods[] = {{"add", files_add}, {"close", files_close}, {NULL, NULL}};
-    luaL_newmetatable(L, API_FILES);
-    lua_newtable(L);
-    luaL_register(L, NULL, methods);
-    lua_setfield(L, -2, "__index");
-    lua_pushcfunction(L, files_close);
-    lua_setfield(L, -2, "__gc");
-    lua_pop(L, 1);
+    api_new_type(L, API_FILES, methods, files_close);
     lua_pushcfunction(L, files_open);
     lua_setfield(L, -2, "files");
 }

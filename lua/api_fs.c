@@ -223,17 +223,6 @@ static int digest_hex(lua_State *L)
 
 /* ---- the module ---------------------------------------------------------------------------------------- */
 
-static void new_type(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction gc)
-{
-    luaL_newmetatable(L, name);
-    lua_newtable(L);
-    luaL_register(L, NULL, methods);
-    lua_setfield(L, -2, "__index");
-    lua_pushcfunction(L, gc);
-    lua_setfield(L, -2, "__gc");
-    lua_pop(L, 1);
-}
-
 int luaopen_llm_fs(lua_State *L)
 {
     static const luaL_Reg lock_methods[] = {{"close", lock_close}, {NULL, NULL}};
@@ -242,8 +231,8 @@ int luaopen_llm_fs(lua_State *L)
     static const luaL_Reg functions[] = {{"stat", fs_stat},       {"mkdir", fs_mkdir},   {"list", fs_list},
                                          {"symlink", fs_symlink}, {"sync", fs_sync},     {"room", fs_room},
                                          {"lock", fs_lock},       {"digest", fs_digest}, {NULL, NULL}};
-    new_type(L, API_LOCK, lock_methods, lock_close);
-    new_type(L, API_DIGEST, digest_methods, digest_close);
+    api_new_type(L, API_LOCK, lock_methods, lock_close);
+    api_new_type(L, API_DIGEST, digest_methods, digest_close);
     lua_newtable(L);
     luaL_register(L, NULL, functions);
     return 1;

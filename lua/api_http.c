@@ -513,18 +513,8 @@ void api_open_server(lua_State *L)
                                                 {"cut", exchange_cut},
                                                 {"is_open", exchange_is_open},
                                                 {NULL, NULL}};
-    luaL_newmetatable(L, API_SERVER);
-    lua_newtable(L);
-    luaL_register(L, NULL, server_methods);
-    lua_setfield(L, -2, "__index");
-    lua_pushcfunction(L, server_gc);
-    lua_setfield(L, -2, "__gc");
-    lua_pop(L, 1);
-    luaL_newmetatable(L, API_EXCHANGE);
-    lua_newtable(L);
-    luaL_register(L, NULL, exchange_methods);
-    lua_setfield(L, -2, "__index");
-    lua_pop(L, 1);
+    api_new_type(L, API_SERVER, server_methods, server_gc);
+    api_new_type(L, API_EXCHANGE, exchange_methods, NULL);
     lua_pushcfunction(L, server_open);
     lua_setfield(L, -2, "server");
 }

@@ -439,17 +439,6 @@ static int unescape(lua_State *L)
     return decode(L, 0);
 }
 
-static void add_type(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction gc)
-{
-    luaL_newmetatable(L, name);
-    lua_newtable(L);
-    luaL_register(L, NULL, methods);
-    lua_setfield(L, -2, "__index");
-    lua_pushcfunction(L, gc);
-    lua_setfield(L, -2, "__gc");
-    lua_pop(L, 1);
-}
-
 int luaopen_llm_net(lua_State *L)
 {
     static const luaL_Reg loop_methods[] = {
@@ -459,10 +448,10 @@ int luaopen_llm_net(lua_State *L)
     static const luaL_Reg none[] = {{NULL, NULL}};
     static const luaL_Reg functions[] = {
         {"open", loop_open}, {"tls", tls_open}, {"query", parse_query}, {"unescape", unescape}, {NULL, NULL}};
-    add_type(L, API_LOOP, loop_methods, loop_gc);
-    add_type(L, API_TIMER, event_methods, event_close);
-    add_type(L, API_WATCH, event_methods, event_close);
-    add_type(L, API_TLS, none, tls_gc);
+    api_new_type(L, API_LOOP, loop_methods, loop_gc);
+    api_new_type(L, API_TIMER, event_methods, event_close);
+    api_new_type(L, API_WATCH, event_methods, event_close);
+    api_new_type(L, API_TLS, none, tls_gc);
     lua_newtable(L);
     luaL_register(L, NULL, functions);
     api_open_server(L);

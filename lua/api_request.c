@@ -302,13 +302,7 @@ void api_open_request(lua_State *L)
                                               {"wait", engine_wait},
                                               {"fd", engine_fd},
                                               {NULL, NULL}};
-    luaL_newmetatable(L, API_REQUEST);
-    lua_newtable(L);
-    luaL_register(L, NULL, methods);
-    lua_setfield(L, -2, "__index");
-    lua_pushcfunction(L, request_release);
-    lua_setfield(L, -2, "__gc");
-    lua_pop(L, 1);
+    api_new_type(L, API_REQUEST, methods, request_release);
     luaL_getmetatable(L, API_ENGINE);
     lua_getfield(L, -1, "__index");
     luaL_register(L, NULL, engine_methods);

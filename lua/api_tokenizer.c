@@ -170,13 +170,7 @@ void api_open_tokenizer(lua_State *L)
     static const luaL_Reg methods[] = {{"encode", tokenizer_encode}, {"decode", tokenizer_decode},
                                        {"info", tokenizer_info},     {"token_text", tokenizer_token_text},
                                        {"close", tokenizer_close},   {NULL, NULL}};
-    luaL_newmetatable(L, API_TOKENIZER);
-    lua_newtable(L);
-    luaL_register(L, NULL, methods);
-    lua_setfield(L, -2, "__index");
-    lua_pushcfunction(L, tokenizer_close);
-    lua_setfield(L, -2, "__gc");
-    lua_pop(L, 1);
+    api_new_type(L, API_TOKENIZER, methods, tokenizer_close);
     luaL_getmetatable(L, API_ENGINE);
     lua_getfield(L, -1, "__index");
     lua_pushcfunction(L, engine_tokenizer);

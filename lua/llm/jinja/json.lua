@@ -26,7 +26,7 @@ local function skip(s, at)
   return find(s, "[^ \t\r\n]", at) or #s + 1
 end
 
--- A \uXXXX escape at `at` (the "u"), with its low surrogate if it has one: the character and the next position.
+-- An escape of four hex digits at `at` (the "u"), with its low surrogate if it has one: the character and the next position.
 local function decode_escape(s, at)
   local hex = match(s, "^%x%x%x%x", at + 1)
   if not hex then fail(at, "bad \\u escape") end
