@@ -15,7 +15,13 @@
  *
  * Specification: kernels/cpu/ref.c, scalar and plain. Tolerances are against it, relative to the largest
  * magnitude in the reference's row: 2e-6 * sqrt(K) for float weights; for quantized weights 2e-2 (activations
- * are rounded to 8 bits a block of 32), and 1e-5 against a reference that rounds the same way.
+ * are rounded to 8 bits a block of 32), and 1e-5 against a reference that rounds the same way. A device that
+ * computes with bf16 activations: 2e-2 against the reference on the same rounded inputs.
+ *
+ * Where pointers point: activations, weights, KV, norm vectors, biases, tables and the arrays of a batch are
+ * in memory of the backend (`alloc`, `place`), which for the CPU is any memory. On a device (`device` is not
+ * null, see device.h) ops are enqueued in order and return before they have run; what is read or written by
+ * the host goes through device.h.
  *
  * All functions are called from one thread (the engine's). Pointers in argument structs are borrowed for the
  * call. Shapes were checked by the decoder at load: ops do not check them again. Errors: only LLM_EFAILED,
@@ -27,6 +33,7 @@
 #include <stdint.h>
 
 struct backend;
+struct device_ops;
 struct pool;
 struct weight; /* a linear layer's matrix [n_out, n_in] in a backend's own layout */
 
@@ -97,16 +104,37 @@ struct linear_args {
     int f32_out; /* 1: the logits */
 };
 
+/* Chosen rows: y[i] = x[rows[i]], n elements each. y does not overlap x. */
+struct gather_args {
+    int32_t n_rows, n;
+    const int32_t *rows; /* [n_rows] */
+    const void *x;
+    int64_t x_stride;
+    void *y;
+    int64_t y_stride;
+};
+
+/* In place on logits x [n_rows, n], f32: x = softcap(scale * x), softcap(v) = c * tanh(v / c); c = 0: v. */
+struct logits_args {
+    int32_t n_rows, n;
+    float *x;
+    int64_t x_stride;
+    float scale, softcap;
+};
+
 enum weight_layout {
     WEIGHT_PLAIN, /* parts stacked along n_out in order (q, k, v) */
     WEIGHT_GATED, /* exactly two parts of one shape, gate then up; for LINEAR_GATED only */
 };
 
-/* Parts may differ in dtype, not in n_in. */
+/* Parts may differ in dtype, not in n_in. On a device a part may have no data: it is to be filled with the
+ * random values of device_ops.fill from its state, so that gigabytes need not be made on the host. */
 struct weight_spec {
     int32_t n_parts;       /* 1 to 3 */
-    struct tensor part[3]; /* [n_i, n_in] each */
+    struct tensor part[3]; /* [n_i, n_in] each, in host memory */
     enum weight_layout layout;
+    uint64_t random_state[3]; /* of parts without data */
+    float random_deviation[3];
 };
 
 /* ---- paged KV ------------------------------------------------------------------------------------------ */
@@ -183,9 +211,10 @@ struct backend {
     /* Before the first op, and again before an op beyond these limits. */
     llm_status (*reserve)(struct backend *be, const struct backend_limits *limits, struct llm_error *err);
 
-    /* Device memory, zeroed, lazily backed where the system can; null when there is none. */
+    /* Memory for ops, zeroed, lazily backed where the system can; null when there is none. */
     void *(*alloc)(struct backend *be, size_t bytes);
     void (*free)(struct backend *be, void *p, size_t bytes);
+    const struct device_ops *device; /* null: ops run on the host, in its memory */
 
     /* Errors: LLM_ENOMEM, LLM_EUNSUP (the message names the dtype). The stored tensors are not needed
      * afterwards. */
@@ -200,6 +229,8 @@ struct backend {
     llm_status (*embed)(struct backend *be, const struct embed_args *a);
     llm_status (*norm)(struct backend *be, const struct norm_args *a);
     llm_status (*linear)(struct backend *be, const struct linear_args *a);
+    llm_status (*gather)(struct backend *be, const struct gather_args *a);
+    llm_status (*logits)(struct backend *be, const struct logits_args *a);
     llm_status (*rope_kv)(struct backend *be, const struct rope_kv_args *a);
     llm_status (*attention)(struct backend *be, const struct attention_args *a);
 };

@@ -23,6 +23,6 @@ while IFS= read -r file; do
   [ -n "$rule" ] || { echo "$file: its directory has no rule in tests/check_layers.sh"; bad=1; continue; }
   if grep -nE '^ *# *include "' "$file" | grep -vE "include \"($rule)" | sed "s|^|$file:|" | grep .; then bad=1; fi
   if [ "$dir" != lua ] && grep -nE '^ *# *include <(lua|luajit|lauxlib|lualib)' "$file" | sed "s|^|$file:|" | grep .; then bad=1; fi
-done < <(git ls-files 'core/*.[ch]' 'core/*.cc' 'kernels/*.[ch]' 'kernels/*.cu' 'lua/*.[ch]')
+done < <(git ls-files 'core/*.[ch]' 'core/*.cc' 'kernels/*.[ch]' 'kernels/*.cu' 'kernels/*.cuh' 'lua/*.[ch]')
 [ $bad = 0 ] && echo "layers: ok"
 exit $bad

@@ -307,7 +307,7 @@ static void test_unknown(void **state)
     be = open_backend(NULL, 1);
     const struct tensor t = random_tensor(DTYPE_I32, 4, 32, 1);
     struct weight *w = NULL;
-    const struct weight_spec spec = {1, {t}, WEIGHT_PLAIN};
+    const struct weight_spec spec = {.n_parts = 1, .part = {t}, .layout = WEIGHT_PLAIN};
     assert_int_equal(be->weight_create(be, &spec, &w, &err), LLM_EUNSUP);
     assert_non_null(strstr(err.message, "I32"));
     assert_null(w);

@@ -1,10 +1,8 @@
 #include "model/decoder.h"
 
 #include "base/mem.h"
+#include "kernels/device.h"
 #include "model/rope.h"
-
-#include <math.h>
-#include <string.h>
 
 /* Scratch, all in the backend's activation type but for rope_table. Rows are tokens of the batch. */
 struct decoder {
@@ -152,18 +150,24 @@ static void unembed(struct decoder *d, int32_t n_rows, const void *x, float *out
                                    .y_stride = c->vocab_size,
                                    .f32_out = 1});
     if (d->status || (c->logit_scale == 1 && c->logit_softcap == 0)) return;
-    for (int64_t i = 0; i < (int64_t)n_rows * c->vocab_size; i++) {
-        out[i] *= c->logit_scale;
-        if (c->logit_softcap > 0) out[i] = c->logit_softcap * tanhf(out[i] / c->logit_softcap);
-    }
+    struct backend *be = d->model->backend;
+    struct logits_args a = {.n_rows = n_rows,
+                            .n = c->vocab_size,
+                            .x = out,
+                            .x_stride = c->vocab_size,
+                            .scale = c->logit_scale,
+                            .softcap = c->logit_softcap};
+    d->status = be->logits(be, &a);
 }
 
 /* ---- a step -------------------------------------------------------------------------------------------- */
 
 static llm_status report(const struct decoder *d, struct llm_error *err)
 {
+    struct backend *be = d->model->backend;
     if (d->status)
-        llm_fail(err, d->status, "the %s backend failed in a forward pass", d->model->backend->name);
+        llm_fail(err, d->status, "the %s backend failed in a forward pass: %s", be->name,
+                 be->device ? be->device->failure(be) : "no reason known");
     return d->status;
 }
 
@@ -183,26 +187,27 @@ llm_status decoder_forward(struct decoder *d, const struct kv_cache *kv, const s
     return report(d, err);
 }
 
-static void gather_rows(char *to, const char *from, const int32_t *rows, int32_t n_rows, size_t row_bytes)
+static void gather(struct decoder *d, const int32_t *rows, int32_t n_rows, int32_t n, const void *x, void *y)
 {
-    for (int32_t i = 0; i < n_rows; i++)
-        memcpy(to + (size_t)i * row_bytes, from + (size_t)rows[i] * row_bytes, row_bytes);
+    struct backend *be = d->model->backend;
+    struct gather_args a = {
+        .n_rows = n_rows, .n = n, .rows = rows, .x = x, .x_stride = n, .y = y, .y_stride = n};
+    if (!d->status) d->status = be->gather(be, &a);
 }
 
 llm_status decoder_logits(struct decoder *d, const int32_t *rows, int32_t n_rows, float *out,
                           struct llm_error *err)
 {
     const struct model *m = d->model;
-    size_t element = dtype_bytes(m->backend->act_dtype, 1);
     if (n_rows > d->options.max_tokens)
         return llm_fail(err, LLM_EINVAL, "logits of %d rows asked for; a call gives at most %d", (int)n_rows,
                         (int)d->options.max_tokens);
-    for (int32_t i = 0; i < n_rows; i++)
+    for (int32_t i = 0; i < n_rows && !m->backend->device; i++)
         if (rows[i] < 0 || rows[i] >= d->n_tokens)
             return llm_fail(err, LLM_EINVAL, "logits of row %d asked for; the batch had %d rows",
                             (int)rows[i], (int)d->n_tokens);
-    gather_rows(d->tail, d->x, rows, n_rows, (size_t)m->config.hidden_size * element);
-    gather_rows(d->qkv, d->attn, rows, n_rows, (size_t)d->q_size * element);
+    gather(d, rows, n_rows, m->config.hidden_size, d->x, d->tail);
+    gather(d, rows, n_rows, d->q_size, d->attn, d->qkv);
     finish_layer(d, m->config.n_layers - 1, n_rows, d->qkv, d->tail);
     unembed(d, n_rows, d->tail, out);
     return report(d, err);
@@ -219,6 +224,21 @@ static size_t add_array(size_t *total, int32_t rows, int32_t columns, size_t ele
         __builtin_add_overflow(bytes, 63, &bytes) || __builtin_add_overflow(at, bytes & ~(size_t)63, total))
         *total = SIZE_MAX;
     return at;
+}
+
+static llm_status fill_rope_table(struct decoder *d, int32_t positions, struct llm_error *err)
+{
+    struct backend *be = d->model->backend;
+    const struct rope_config *rope = &d->model->config.rope;
+    if (!be->device) return rope_table_fill(rope, positions, d->rope_table, err);
+    size_t bytes = sizeof(float) * (size_t)positions * (size_t)rope->rotary_dim;
+    float *table = mem_map(bytes);
+    if (!table) return llm_fail(err, LLM_ENOMEM, "no memory for a rotation table (%zu bytes)", bytes);
+    llm_status st = rope_table_fill(rope, positions, table, err);
+    if (!st && be->device->upload(be, d->rope_table, table, bytes))
+        st = llm_fail(err, LLM_EFAILED, "%s", be->device->failure(be));
+    mem_unmap(table, bytes);
+    return st;
 }
 
 static llm_status open_scratch(struct decoder *d, struct llm_error *err)
@@ -245,7 +265,7 @@ static llm_status open_scratch(struct decoder *d, struct llm_error *err)
     d->up = d->scratch + up;
     d->tail = d->scratch + tail;
     d->rope_table = (float *)(void *)(d->scratch + table);
-    return positions > 0 ? rope_table_fill(&c->rope, positions, d->rope_table, err) : LLM_OK;
+    return positions > 0 ? fill_rope_table(d, positions, err) : LLM_OK;
 }
 
 /* The widest row that a linear layer of the model reads or writes. */

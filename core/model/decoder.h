@@ -10,7 +10,8 @@
 
 struct decoder;
 
-/* What one step computes. Built by core/engine/batch.c from the scheduler's plan; borrowed for the call.
+/* What one step computes. Built by core/engine/batch.c from the scheduler's plan; borrowed for the call. The
+ * arrays are in memory of the backend.
  * Sequence s has rows seq_start[s] .. seq_start[s+1]-1, consecutive positions ending at kv_len[s] - 1. */
 struct batch {
     int32_t n_tokens, n_seqs;
@@ -40,9 +41,9 @@ llm_status decoder_forward(struct decoder *decoder, const struct kv_cache *kv, c
                            struct llm_error *err);
 
 /* Logits of the given rows of the batch just run, in the order given: the rest of the last layer, final norm,
- * head, soft-cap. out [n_rows, vocab] f32, host memory. At most max_tokens rows a call; a caller that wants
- * many asks in slices, so that the logits of a whole prompt never exist at once. Errors: LLM_EINVAL (a row
- * that the batch does not have), LLM_EFAILED. */
+ * head, soft-cap. rows [n_rows] and out [n_rows, vocab] f32 are in memory of the backend. At most max_tokens
+ * rows a call; a caller that wants many asks in slices, so that the logits of a whole prompt never exist at
+ * once. Errors: LLM_EINVAL (a row that the batch does not have), LLM_EFAILED. */
 llm_status decoder_logits(struct decoder *decoder, const int32_t *rows, int32_t n_rows, float *out,
                           struct llm_error *err);
 

@@ -9,7 +9,7 @@ static uint64_t splitmix64(uint64_t *state)
     return z ^ (z >> 31);
 }
 
-static uint64_t hash_name(const char *name, uint64_t seed)
+uint64_t dummy_state(const char *name, uint64_t seed)
 {
     uint64_t h = 0xCBF29CE484222325u ^ seed; /* FNV-1a */
     for (; *name; name++) h = (h ^ (uint8_t)*name) * 0x100000001B3u;
@@ -51,7 +51,7 @@ void dummy_fill(const char *name, uint64_t seed, enum llm_dtype dtype, float dev
 {
     union levels levels;
     make_levels(dtype, deviation, &levels);
-    uint64_t state = hash_name(name, seed);
+    uint64_t state = dummy_state(name, seed);
     if (dtype == DTYPE_F32)
         FILL(uint32_t, levels.u32);
     else

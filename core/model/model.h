@@ -23,9 +23,11 @@ struct model {
     struct tensor embedding;      /* [vocab, hidden], stored form, read row by row */
     struct layer_weights *layers; /* [n_layers] */
     struct norm final_norm;
-    struct weight *head;       /* [vocab, hidden] */
-    float *head_bias;          /* null: none */
-    size_t weight_bytes;       /* read from memory by one decode step (head included, embedding not) */
+    struct weight *head; /* [vocab, hidden] */
+    float *head_bias;    /* null: none */
+    size_t weight_bytes; /* read from memory by one decode step (head included, embedding not) */
+    void *placed_embedding, *placed_vectors; /* on a device: its copies */
+    size_t placed_embedding_bytes, placed_vectors_bytes;
     struct model_files *files; /* what stays mapped: the embedding */
 };
 

@@ -146,9 +146,16 @@ static llm_status make_dummy(struct source *src, enum tensor_role role, struct t
     if (shape.n_dims == 1) t.dtype = DTYPE_F32;
     s->stored_bytes = (int64_t)dtype_bytes(t.dtype, tensor_count(&t));
     if (src->checking) return LLM_OK;
+    float deviation = shape.n_dims == 1 ? 0.02f : 1 / sqrtf((float)shape.dims[1]);
+    if (src->on_device && shape.n_dims > 1) {
+        s->tensor = t;
+        s->random_state = dummy_state(s->name, src->options->seed);
+        s->random_deviation = deviation;
+        return LLM_OK;
+    }
     llm_status st = allocate_own(src, s, t);
     if (st) return st;
-    float *w = s->own, deviation = shape.n_dims == 1 ? 0.02f : 1 / sqrtf((float)shape.dims[1]);
+    float *w = s->own;
     if (is_norm)
         for (int64_t i = 0; i < shape.dims[0]; i++) w[i] = src->config->norm_unit_offset ? 0 : 1;
     else
@@ -220,7 +227,8 @@ static llm_status convert_row(struct source *src, const char *name, const float 
 llm_status source_convert(struct source *src, struct source_tensor *s)
 {
     const struct tensor from = s->tensor;
-    if (!src->convert || from.dtype == src->dtype || dtype_is_quantized(from.dtype) || s->own) return LLM_OK;
+    if (!src->convert || from.dtype == src->dtype || dtype_is_quantized(from.dtype) || s->own || !from.data)
+        return LLM_OK;
     int64_t columns = from.dims[from.n_dims - 1], rows = tensor_count(&from) / columns;
     size_t row_bytes = dtype_bytes(src->dtype, columns);
     float *row = mem_array((size_t)columns, sizeof *row);

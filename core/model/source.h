@@ -40,7 +40,8 @@ struct source {
     const struct model_options *options;
     struct llm_error *err;
     int checking;
-    int convert; /* 1: float matrices become `dtype` */
+    int on_device; /* 1: random matrices are made by the backend */
+    int convert;   /* 1: float matrices become `dtype` */
     enum llm_dtype dtype;
     const struct tensor **used; /* stored tensors with a place in the decoder, [n_used] */
     int64_t n_used, used_capacity;
@@ -54,6 +55,8 @@ struct source_tensor {
     int64_t stored_bytes;
     void *own;
     size_t own_bytes;
+    uint64_t random_state; /* of a random matrix without data */
+    float random_deviation;
 };
 
 struct tensor_shape {

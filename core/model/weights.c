@@ -1,6 +1,7 @@
 #include "model/weights.h"
 
 #include "base/mem.h"
+#include "model/place.h"
 #include "model/source.h"
 
 #include <string.h>
@@ -30,6 +31,8 @@ static llm_status load_linear(struct loader *ld, int32_t layer, int32_t n_parts,
                          &sources[i]);
         if (!st && !ld->source.checking) st = source_convert(&ld->source, &sources[i]);
         spec.part[i] = sources[i].tensor;
+        spec.random_state[i] = sources[i].random_state;
+        spec.random_deviation[i] = sources[i].random_deviation;
     }
     if (!st && !ld->source.checking) {
         st = be->weight_create(be, &spec, out, ld->source.err);
@@ -161,8 +164,9 @@ static llm_status load_embedding(struct loader *ld)
     model->embedding = s.tensor;
     model->files->embedding = s.own;
     model->files->embedding_bytes = s.own_bytes;
+    st = model->backend->device ? place_embedding(model, &s, ld->source.err) : LLM_OK;
     source_progress(&ld->source, &s);
-    return LLM_OK;
+    return st;
 }
 
 /* GGUF stores the divisors that Llama 3's scaling gives to each frequency. */
@@ -227,6 +231,7 @@ llm_status weights_load(struct model *model, const struct model_options *options
     struct loader ld = {model,
                         {.config = &model->config, .files = model->files, .options = options, .err = err}};
     struct source *src = &ld.source;
+    src->on_device = model->backend->device != NULL;
     src->convert = options->dtype && strcmp(options->dtype, "auto") != 0;
     llm_status st = weights_dtype(options->dtype, model->config.dtype, &src->dtype, err);
     if (st) return st;
@@ -239,7 +244,8 @@ llm_status weights_load(struct model *model, const struct model_options *options
     mem_free(src->used);
     if (st) return st;
     src->checking = 0;
-    return walk(&ld);
+    st = walk(&ld);
+    return !st && model->backend->device ? place_vectors(model, err) : st;
 }
 
 void weights_free(struct model *model)
@@ -254,6 +260,7 @@ void weights_free(struct model *model)
     }
     if (model->head) be->weight_destroy(be, model->head);
     mem_free(model->layers);
+    place_free(model);
     for (size_t i = 0; i < files->n_vectors; i++) mem_free(files->vectors[i]);
     mem_free(files->vectors);
     mem_unmap(files->embedding, files->embedding_bytes);

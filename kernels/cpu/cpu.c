@@ -184,6 +184,8 @@ llm_status cpu_backend_open(const struct cpu_options *options, struct backend **
         .embed = cpu_embed,
         .norm = cpu_norm,
         .linear = cpu_linear,
+        .gather = cpu_gather,
+        .logits = cpu_logits,
         .rope_kv = cpu_rope_kv,
         .attention = cpu_attention,
     };

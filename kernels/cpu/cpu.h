@@ -55,6 +55,8 @@ size_t attention_member_bytes(const struct backend_limits *limits);
 
 /* The ops of all other instruction sets. */
 llm_status cpu_embed(struct backend *be, const struct embed_args *a);
+llm_status cpu_gather(struct backend *be, const struct gather_args *a);
+llm_status cpu_logits(struct backend *be, const struct logits_args *a);
 llm_status cpu_norm(struct backend *be, const struct norm_args *a);
 llm_status cpu_linear(struct backend *be, const struct linear_args *a);
 llm_status cpu_rope_kv(struct backend *be, const struct rope_kv_args *a);

@@ -2,6 +2,9 @@
 
 #include "kernels/cpu/cpu.h"
 
+#include <math.h>
+#include <string.h>
+
 /* Fewer elements than this are done by the calling thread: to wake the others would take longer. */
 enum { PARALLEL_ELEMS = 16 * 1024 };
 
@@ -88,5 +91,36 @@ llm_status cpu_rope_kv(struct backend *be, const struct rope_kv_args *a)
     struct rope_kv_job job = {cpu_of(be), a};
     run_rows(job.cpu, (int64_t)a->n_tokens * (a->n_heads + 2 * a->kv->n_kv_heads) * a->kv->head_dim,
              rope_kv_member, &job);
+    return LLM_OK;
+}
+
+/* A few rows of a batch: not worth waking anybody for. */
+llm_status cpu_gather(struct backend *be, const struct gather_args *a)
+{
+    (void)be;
+    for (int32_t i = 0; i < a->n_rows; i++)
+        memcpy((float *)a->y + i * a->y_stride, (const float *)a->x + a->rows[i] * a->x_stride,
+               sizeof(float) * (size_t)a->n);
+    return LLM_OK;
+}
+
+static void logits_member(void *arg, int32_t member, int32_t n_members)
+{
+    const struct logits_args *a = arg;
+    int64_t begin, end;
+    pool_part(a->n_rows, 1, member, n_members, &begin, &end);
+    for (int64_t i = begin; i < end; i++) {
+        float *x = a->x + i * a->x_stride;
+        for (int32_t j = 0; j < a->n; j++) {
+            x[j] *= a->scale;
+            if (a->softcap > 0) x[j] = a->softcap * tanhf(x[j] / a->softcap);
+        }
+    }
+}
+
+llm_status cpu_logits(struct backend *be, const struct logits_args *a)
+{
+    struct logits_args copy = *a;
+    run_rows(cpu_of(be), (int64_t)a->n_rows * a->n, logits_member, &copy);
     return LLM_OK;
 }

@@ -1,0 +1,152 @@
+#ifndef LLM_KERNELS_CUDA_CUH
+#define LLM_KERNELS_CUDA_CUH
+
+/* What the files of the plug-in share: the backend's state, launching, the types of elements, the layout of
+ * KV pages. Everything runs on one stream; an error stays (`fail`), and every later op answers it. */
+
+extern "C" {
+#include "base/mem.h"
+#include "kernels/device.h"
+}
+
+#include <cublasLt.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <utility>
+
+struct cuda_attention; /* attention.cu's */
+struct cuda_linear;    /* linear.cu's */
+
+struct cuda_backend {
+    struct backend base; /* first */
+    int device, n_sms, major, minor;
+    size_t smem_max; /* bytes a block can have */
+    size_t l2_bytes;
+    cudaStream_t stream;
+    cudaEvent_t marks[2];
+    struct step_shape shape;
+    struct backend_limits limits;
+    struct cuda_attention *attention;
+    struct cuda_linear *linear;
+    int failed;
+    char failure[512];
+    char description[256];
+    char cache_dir[512]; /* "": none */
+};
+
+static inline struct cuda_backend *cuda_of(struct backend *be)
+{
+    return reinterpret_cast<struct cuda_backend *>(be);
+}
+
+/* Notes the first error; LLM_EFAILED if there is one, now or before. */
+llm_status cuda_check(struct cuda_backend *cu, cudaError_t e, const char *what);
+llm_status cublas_check(struct cuda_backend *cu, cublasStatus_t e, const char *what);
+
+/* Launches a kernel on the backend's stream with programmatic dependent launch: it may begin before its
+ * predecessor has ended, so the kernel must call pdl_wait() before it touches anything that an earlier kernel
+ * writes or reads (weights and constants it may prefetch before), and should call pdl_launch() when its
+ * successor may begin its own prologue. */
+template <typename... Params, typename... Args>
+static inline llm_status cuda_launch(struct cuda_backend *cu, const char *what, void (*kernel)(Params...),
+                                     dim3 grid, dim3 block, size_t smem, Args &&...args)
+{
+    if (cu->failed) return LLM_EFAILED;
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = smem;
+    config.stream = cu->stream;
+    config.attrs = &attribute;
+    config.numAttrs = cu->major >= 9 ? 1 : 0;
+    return cuda_check(cu, cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...), what);
+}
+
+#ifdef __CUDACC__
+__device__ __forceinline__ void pdl_wait()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void pdl_launch()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" :::);
+#endif
+}
+
+/* Element types of activations and KV: float, __half, __nv_bfloat16. */
+template <typename T> __device__ __forceinline__ float to_f32(T v);
+template <> __device__ __forceinline__ float to_f32<float>(float v)
+{
+    return v;
+}
+template <> __device__ __forceinline__ float to_f32<__half>(__half v)
+{
+    return __half2float(v);
+}
+template <> __device__ __forceinline__ float to_f32<__nv_bfloat16>(__nv_bfloat16 v)
+{
+    return __bfloat162float(v);
+}
+template <typename T> __device__ __forceinline__ T from_f32(float v);
+template <> __device__ __forceinline__ float from_f32<float>(float v)
+{
+    return v;
+}
+template <> __device__ __forceinline__ __half from_f32<__half>(float v)
+{
+    return __float2half_rn(v);
+}
+template <> __device__ __forceinline__ __nv_bfloat16 from_f32<__nv_bfloat16>(float v)
+{
+    return __float2bfloat16_rn(v);
+}
+#endif
+
+/* ---- KV pages ------------------------------------------------------------------------------------------
+ *
+ * A page is [n_layers][2: k, v][n_kv_heads][page_size][head_dim]: for TMA a box of one page, head and kind is
+ * page_size contiguous rows, and a page with all its layers is one contiguous block, for offload. */
+
+/* Elements from the start of a page to row 0 of (layer, which, head); which: 0 k, 1 v. */
+__host__ __device__ static inline int64_t kv_offset(const struct kv_cache *kv, int32_t layer, int32_t which,
+                                                    int32_t head)
+{
+    return ((int64_t)(2 * layer + which) * kv->n_kv_heads + head) * kv->page_size * kv->head_dim;
+}
+
+/* ---- the ops, one file each ---------------------------------------------------------------------------- */
+
+llm_status cuda_norm(struct backend *be, const struct norm_args *a);
+llm_status cuda_embed(struct backend *be, const struct embed_args *a);
+llm_status cuda_rope_kv(struct backend *be, const struct rope_kv_args *a);
+llm_status cuda_gather(struct backend *be, const struct gather_args *a);
+llm_status cuda_logits(struct backend *be, const struct logits_args *a);
+llm_status cuda_feed(struct backend *be, const struct feed_args *a);
+llm_status cuda_sample(struct backend *be, const struct sample_args *a);
+
+/* attention.cu. open: workspaces for these limits (cu->limits), called by reserve, again if they grow. begin:
+ * enqueues whatever plan all layers of the step share. */
+llm_status attention_open(struct cuda_backend *cu, struct llm_error *err);
+void attention_close(struct cuda_backend *cu);
+llm_status attention_begin(struct cuda_backend *cu, const struct step_shape *shape);
+llm_status cuda_attention(struct backend *be, const struct attention_args *a);
+
+/* linear.cu. open: handles and workspaces for cu->limits, called by reserve. */
+llm_status linear_open(struct cuda_backend *cu, struct llm_error *err);
+void linear_close(struct cuda_backend *cu);
+llm_status cuda_weight_create(struct backend *be, const struct weight_spec *spec, struct weight **out,
+                              struct llm_error *err);
+void cuda_weight_destroy(struct backend *be, struct weight *w);
+size_t cuda_weight_bytes(const struct weight *w);
+llm_status cuda_linear(struct backend *be, const struct linear_args *a);
+
+#endif

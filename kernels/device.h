@@ -1,0 +1,103 @@
+#ifndef LLM_KERNELS_DEVICE_H
+#define LLM_KERNELS_DEVICE_H
+
+/* What a device does for the engine beyond the ops: copies, marks in its queue, recorded steps, and the two
+ * ends of a step, so that step n + 1 can be queued before the host has seen the tokens of step n.
+ *
+ * A device works off one queue in order. Functions enqueue and return, unless they say that they wait. They
+ * are called from one thread, the engine's. Errors: LLM_EFAILED, after which every call fails: `failure` says
+ * why. Pinned memory (`alloc_pinned`) is host memory that the device copies to and from by itself. */
+
+#include "kernels/kernels.h"
+
+/* What the host knows of the step about to run, before its first op: for planning. A recorded step is run for
+ * many batches, so there the counts are those it was recorded for, and rows in excess of the batch are
+ * padding: one-row sequences of length 1 in a page that nobody reads. */
+struct step_shape {
+    int32_t n_tokens, n_seqs;
+    int32_t n_decode;                  /* the first n_decode sequences have one row each */
+    int32_t max_query;                 /* rows of the longest of the others; 0: none */
+    int32_t max_kv;                    /* tokens: no sequence of this step is longer */
+    const int32_t *seq_start, *kv_len; /* of the batch, on the device */
+};
+
+/* tokens[i] = from[i], or last[-1 - from[i]] where that is negative: the token that sampling left in that
+ * slot. */
+struct feed_args {
+    int32_t n;
+    const int32_t *from, *last;
+    int32_t *tokens;
+};
+
+/* How one row is sampled: llm_sampling's parameters, as core/engine/sampler.h says, to the same token for the
+ * same row. */
+struct sample_row {
+    int32_t row;  /* of the logits */
+    int32_t slot; /* where the token goes; -1: padding */
+    int32_t top_k;
+    float temperature, top_p, min_p;
+    uint32_t stream;
+    uint64_t seed, position;
+};
+
+/* last[r.slot] = out[i] = the token for r = rows[i]. */
+struct sample_args {
+    int32_t n;
+    const struct sample_row *rows; /* [n] on the device */
+    const float *logits;           /* [*, vocab_size] */
+    int64_t logits_stride;
+    int32_t vocab_size;
+    int32_t *last, *out;
+};
+
+struct device_recording; /* a recorded step */
+
+struct device_ops {
+    /* Bytes that `alloc` can still give. */
+    size_t (*memory_left)(struct backend *be);
+    void *(*alloc_pinned)(struct backend *be, size_t bytes); /* null: no memory */
+    void (*free_pinned)(struct backend *be, void *p);
+
+    /* Between host and device. upload and download wait; copy_in and copy_out are for pinned memory, which
+     * must stay as it is until a mark set afterwards has been reached. */
+    llm_status (*upload)(struct backend *be, void *to, const void *from, size_t bytes);
+    llm_status (*download)(struct backend *be, void *to, const void *from, size_t bytes);
+    llm_status (*copy_in)(struct backend *be, void *to, const void *from, size_t bytes);
+    llm_status (*copy_out)(struct backend *be, void *to, const void *from, size_t bytes);
+
+    /* Marks 0 and 1: set puts one at the end of the queue, wait waits until the device has passed it. */
+    llm_status (*set_mark)(struct backend *be, int mark);
+    llm_status (*wait_mark)(struct backend *be, int mark);
+
+    /* Before the ops of a step. */
+    llm_status (*begin)(struct backend *be, const struct step_shape *shape);
+    llm_status (*feed)(struct backend *be, const struct feed_args *a);
+    llm_status (*sample)(struct backend *be, const struct sample_args *a);
+
+    /* Between record and recorded, ops are noted and not run; replay runs them. */
+    llm_status (*record)(struct backend *be);
+    llm_status (*recorded)(struct backend *be, struct device_recording **out);
+    llm_status (*replay)(struct backend *be, struct device_recording *r);
+    void (*recording_free)(struct backend *be, struct device_recording *r);
+
+    /* Random weights as model/dummy.h makes them: n values of `dtype` from this generator state. */
+    llm_status (*fill)(struct backend *be, void *to, enum llm_dtype dtype, int64_t n, uint64_t state,
+                       float deviation);
+
+    const char *(*failure)(struct backend *be); /* lives as long as the backend */
+};
+
+struct cuda_options {
+    int32_t device;           /* ordinal */
+    enum llm_dtype act_dtype; /* BF16, F16 or F32: of activations */
+    const char *cache_dir;    /* where tuning results are kept; null: nowhere */
+};
+
+/* Loads the CUDA plug-in (beside the program, or in LLMLUA_PLUGINS) and opens a device. Errors: LLM_EUNSUP
+ * (no plug-in, no driver, a device too old: what is missing), LLM_EINVAL (no such device), LLM_ENOMEM. */
+llm_status cuda_backend_open(const struct cuda_options *options, struct backend **out, struct llm_error *err);
+
+/* A line about the device: "NVIDIA H200, 132 SMs, compute capability 9.0". */
+const char *cuda_backend_describe(const struct backend *be);
+
+#endif
