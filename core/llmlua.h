@@ -39,7 +39,8 @@ struct llm_engine_options {
     const char *model;       /* GGUF file or Hugging Face directory; required */
     const char *tokenizer;   /* path to take the tokenizer from; null: the model's own */
     int skip_tokenizer_init; /* 1: token ids in, token ids out */
-    const char *load_format; /* "auto", "gguf", "safetensors", "dummy" */
+    const char *load_format; /* "auto", "gguf", "safetensors", "dummy"; "null": no model (null_model.h) */
+    float null_step_ms;      /* load_format "null": what a step takes, at least; default 0 */
     const char *dtype;       /* "auto", "float32", "float16", "bfloat16": float weights */
     const char
         *kv_cache_dtype; /* "auto" (float16; float32 under dtype float32), "float32", "float16", "bfloat16" */

@@ -16,6 +16,7 @@ static const struct api_field option_fields[] = {
     OPTION(tokenizer, API_STRING),
     OPTION(skip_tokenizer_init, API_BOOL),
     OPTION(load_format, API_STRING),
+    OPTION(null_step_ms, API_FLOAT),
     OPTION(dtype, API_STRING),
     OPTION(kv_cache_dtype, API_STRING),
     OPTION(seed, API_UINT64),

@@ -1,8 +1,9 @@
-/* Opening an engine over a real model, and the tokenizer by its public name. */
+/* Opening an engine over a model, and the tokenizer by its public name. */
 
 #include "engine/engine.h"
 
 #include "base/mem.h"
+#include "engine/null_model.h"
 
 #include <string.h>
 
@@ -18,7 +19,9 @@ llm_status llm_engine_open(const struct llm_engine_options *options, struct llm_
     struct engine_model model;
     struct llm_model_info info;
     struct llm_engine *engine;
-    llm_status status = decoder_model_open(options, &config, &info, &model, err);
+    int is_null = options->load_format && !strcmp(options->load_format, "null");
+    llm_status status = is_null ? null_model_open(options, &config, &info, &model, err)
+                                : decoder_model_open(options, &config, &info, &model, err);
     if (!status) status = engine_start(&config, &model, &engine, err);
     if (status) return status;
     engine->info = info;

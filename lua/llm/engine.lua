@@ -34,8 +34,10 @@ local function with_paths(checked)
   local found, message = {}, nil
   for name, value in pairs(checked) do found[name] = value end
   found.revision, found.tokenizer_revision, found.download_dir, found.hf_token = nil, nil, nil, nil
-  found.model, message = hub.resolve(checked.model, checked)
-  if not found.model then return nil, message end
+  if checked.load_format ~= "null" then -- there the model is but a name
+    found.model, message = hub.resolve(checked.model, checked)
+    if not found.model then return nil, message end
+  end
   if checked.tokenizer then
     found.tokenizer, message = hub.resolve(checked.tokenizer, { tokenizer_only = true, hf_token = checked.hf_token,
       revision = checked.tokenizer_revision, download_dir = checked.download_dir })
@@ -50,6 +52,7 @@ function M.open(options)
   if type(options) ~= "table" then return nil, "llm.engine needs a table of options, such as { model = PATH }" end
   local checked, message = schema.check(schema.engine, options_module.engine_part(options) or options, "engine option")
   if not checked then return nil, message end
+  if checked.load_format == "null" then checked.model = checked.model or "null" end
   if not checked.model then
     return nil, "the option 'model' is missing: a GGUF file, a Hugging Face directory, or an id on the hub"
   end

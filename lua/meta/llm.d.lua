@@ -18,7 +18,8 @@ local llm = {}
 ---@field download_dir? string where models from the hub are kept
 ---@field hf_token? string for models that are not open to all
 ---@field skip_tokenizer_init? boolean token ids in, token ids out
----@field load_format? "auto"|"gguf"|"safetensors"|"dummy"
+---@field load_format? "auto"|"gguf"|"safetensors"|"dummy"|"null"
+---@field null_step_ms? number load_format null: milliseconds that a step takes
 ---@field dtype? "auto"|"float32"|"float16"|"bfloat16" type of weights that are not quantized
 ---@field kv_cache_dtype? "auto"|"float32"|"float16"|"bfloat16"
 ---@field seed? integer of requests that bring none, and of dummy weights
