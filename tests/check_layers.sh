@@ -7,11 +7,12 @@ cd "$(dirname "$0")/.."
 allowed() {
   case $1 in
     core/base)   echo 'base/' ;;
-    kernels*)    echo 'base/|kernels/' ;;
-    core/model)  echo 'base/|kernels/|model/' ;;
-    core/engine) echo 'base/|kernels/|model/|engine/|llmlua\.h' ;;
+    core/graph)  echo 'base/|graph/' ;;
+    kernels*)    echo 'base/|graph/|kernels/' ;;
+    core/model)  echo 'base/|graph/|kernels/|model/' ;;
+    core/engine) echo 'base/|graph/|kernels/|model/|engine/|llmlua\.h' ;;
     core/net)    echo 'base/|net/' ;;
-    lua)         echo 'base/|kernels/|model/|engine/|net/|llmlua\.h|[a-z_]+\.h' ;;
+    lua)         echo 'base/|graph/|kernels/|model/|engine/|net/|llmlua\.h|[a-z_]+\.h' ;;
     core)        echo 'base/' ;;
   esac
 }
