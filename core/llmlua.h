@@ -220,6 +220,9 @@ struct llm_event {
     size_t text_bytes;
     const int32_t *tokens; /* new tokens */
     size_t n_tokens;
+    /* [n_tokens] where in `text` the text of each token ends: the first one's begins at 0, the last one's
+     * ends at text_bytes. Null without `stream` or `detokenize`. */
+    const size_t *text_ends;
     /* If asked for: n_tokens rows of n_logprobs entries: the sampled token, then the top ones in order (the
      * sampled one appears again if it is among them). */
     const struct llm_logprob *logprobs;

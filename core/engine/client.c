@@ -166,6 +166,19 @@ static int make_room(struct output *o, size_t bytes)
     return 1;
 }
 
+/* For the ends of the next token and of a mute one after it. 0: no memory. */
+static int make_room_for_ends(struct output *o)
+{
+    size_t k = (size_t)(o->n_rendered - o->n_delivered);
+    if (!o->request->stream || k + 1 < o->ends_capacity) return 1;
+    size_t capacity = o->ends_capacity ? 2 * o->ends_capacity : 16;
+    size_t *ends = mem_grow(o->ends, capacity, sizeof *ends);
+    if (!ends) return 0;
+    o->ends = ends;
+    o->ends_capacity = capacity;
+    return 1;
+}
+
 /* Makes the text of all tokens in the news. 0: no memory; may be called again. */
 static int render(struct output *o, uint64_t news)
 {
@@ -177,10 +190,12 @@ static int render(struct output *o, uint64_t news)
     size_t most = tokenizer_max_token_bytes(o->text_state.tok) + 12;
     int32_t end = news_tokens(news) - (news & NEWS_FINAL && o->mute_last);
     for (; o->n_rendered < end; o->n_rendered++) {
-        if (!make_room(o, most)) return 0;
+        if (!make_room(o, most) || !make_room_for_ends(o)) return 0;
         o->n_text += detokenizer_put(&o->text_state, o->sequence.output[o->n_rendered], o->text + o->n_text,
                                      o->text_capacity - o->n_text);
+        if (o->request->stream) o->ends[o->n_rendered - o->n_delivered] = o->n_text;
     }
+    if (!make_room_for_ends(o)) return 0;
     if (!(news & NEWS_FINAL) || news_text(news) != NEWS_ALL_TEXT) return 1;
     if (!make_room(o, most)) return 0;
     o->n_text += detokenizer_finish(&o->text_state, o->text + o->n_text, o->text_capacity - o->n_text);
@@ -200,6 +215,18 @@ static void fill_text(struct output *o, uint64_t news, struct llm_event *out)
     out->text_bytes = o->n_given;
 }
 
+/* The ends of the tokens' texts within what is given: what is held back now comes with a later event, and
+ * what no token rendered (a last one that is mute, bytes that became no character) is the last one's. */
+static void fill_ends(struct output *o, size_t n_tokens, struct llm_event *out)
+{
+    if (!o->request->stream || !o->request->renders || n_tokens == 0) return;
+    size_t rendered = (size_t)(o->n_rendered - (o->n_delivered - (int32_t)n_tokens));
+    for (size_t i = 0; i < n_tokens; i++)
+        if (i >= rendered || o->ends[i] > o->n_given) o->ends[i] = o->n_given;
+    o->ends[n_tokens - 1] = o->n_given;
+    out->text_ends = o->ends;
+}
+
 static void fill_event(struct output *o, uint64_t news, struct llm_event *out)
 {
     struct llm_request *r = o->request;
@@ -213,6 +240,7 @@ static void fill_event(struct output *o, uint64_t news, struct llm_event *out)
     if (r->n_logprobs) out->logprobs = o->logprobs + from * (size_t)r->n_logprobs;
     o->n_delivered = news_tokens(news);
     fill_text(o, news, out);
+    fill_ends(o, out->n_tokens, out);
     if (!(news & NEWS_FINAL)) return;
     out->finish = o->finish;
     out->stopped_by_token = o->stopped_by_token;

@@ -299,6 +299,9 @@ llm_status request_create(const struct llm_request_spec *spec, const struct requ
 
 void request_destroy(struct llm_request *r)
 {
-    for (int32_t i = 0; i < r->n; i++) mem_free(r->outputs[i].text);
+    for (int32_t i = 0; i < r->n; i++) {
+        mem_free(r->outputs[i].text);
+        mem_free(r->outputs[i].ends);
+    }
     mem_free(r);
 }

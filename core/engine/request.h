@@ -78,6 +78,8 @@ struct output {
     struct detokenizer text_state;
     char *text; /* made and not yet given away, then what the last event gave */
     size_t n_text, n_given, text_capacity;
+    size_t *ends; /* [n_rendered - n_delivered] where in `text` the text of each token ends; stream only */
+    size_t ends_capacity;
     uint64_t text_total;             /* bytes given away so far */
     int32_t n_rendered, n_delivered; /* tokens */
 };

@@ -347,7 +347,7 @@ end
 
 -- One prompt, answered as it comes: `for delta in engine:stream(prompt, params) do io.write(delta.text) end`.
 -- delta: text, token_ids, index (of the sequence, from 0), logprobs, and with a sequence's last one finish_reason and
--- stop_reason. Arguments as for generate.
+-- stop_reason; of several tokens, text_ends: where in text each one's ends. Arguments as for generate.
 function Engine:stream(prompt, params, options)
   handle_of(self)
   local stream, message = open_stream(self, prompt, params, options)
@@ -384,10 +384,9 @@ function Stream:poll()
     self:close()
     error(event.error, 2)
   end
-  local delta = { text = event.text, token_ids = event.token_ids, index = event.index, logprobs = event.logprobs,
-                  finish_reason = event.finish_reason, stop_reason = event.stop_reason }
   if event.request_done then finish_stream(self) end
-  return delta
+  event.request_done = nil
+  return event
 end
 
 -- The next delta, waiting for it; nil at the end. The stream is its own iterator.
