@@ -306,6 +306,7 @@ static void one_step(uint32_t arrivals_in_32)
     check_plan(plan);
     compute(plan);
     scheduler_advance(&w.scheduler);
+    scheduler_name(&w.scheduler);
     w.n_copies += plan->n_copies;
     after_model(plan);
     check_books();

@@ -7,13 +7,19 @@
 
 #include <stdint.h>
 
+#ifdef __CUDACC__
+#define LLM_RNG_DEVICE __host__ __device__ /* kernels draw the same numbers */
+#else
+#define LLM_RNG_DEVICE
+#endif
+
 struct rng_block {
     uint32_t word[4];
 };
 
 /* seed: of the request. stream: the sequence within the request (index in n). position: of the token drawn.
  */
-static inline struct rng_block rng_philox(uint64_t seed, uint32_t stream, uint64_t position)
+LLM_RNG_DEVICE static inline struct rng_block rng_philox(uint64_t seed, uint32_t stream, uint64_t position)
 {
     uint32_t c0 = (uint32_t)position, c1 = (uint32_t)(position >> 32), c2 = stream, c3 = 0;
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
@@ -31,7 +37,7 @@ static inline struct rng_block rng_philox(uint64_t seed, uint32_t stream, uint64
 }
 
 /* Uniform in [0, 1), 24 bits. */
-static inline float rng_uniform(uint32_t word)
+LLM_RNG_DEVICE static inline float rng_uniform(uint32_t word)
 {
     return (float)(word >> 8) * 0x1p-24f;
 }

@@ -9,8 +9,20 @@
 #include "base/pool.h"
 #include "engine/batch.h"
 #include "engine/request.h"
+#include "kernels/device.h"
 
 #include <pthread.h>
+
+/* A step for a device that samples: what to compute, and which rows become tokens. Of `batch` the tokens may
+ * be places where an earlier step leaves them (struct feed_args). */
+struct device_step {
+    const struct batch *batch;     /* in host memory */
+    int32_t n_decode;              /* the first n_decode sequences have one row each */
+    int32_t max_query, max_kv;     /* as in struct step_shape */
+    const struct sample_row *rows; /* [n_rows]; `row` is a row of the batch; row i's slot is first_slot + i */
+    int32_t n_rows;
+    int mark; /* 0 or 1: which of two steps in flight */
+};
 
 /* What the engine asks of a model. All calls come from the engine's thread but close. */
 struct engine_model {
@@ -23,6 +35,10 @@ struct engine_model {
     /* Runs fn(arg, i, n_workers) for all i at once, for sampling; null: sampling is done by one thread. */
     void (*run)(void *self, pool_fn *fn, void *arg);
     int32_t n_workers; /* 1 without run */
+    /* A device that samples (else null): queues a step, and gives the tokens of one when they are there.
+     * tokens [n_rows] live until the mark is used again. A step without rows is not collected. */
+    llm_status (*launch)(void *self, const struct device_step *step, struct llm_error *err);
+    llm_status (*collect)(void *self, int mark, const int32_t **tokens, struct llm_error *err);
     void (*close)(void *self);
 };
 
@@ -38,6 +54,18 @@ struct engine_config {
     const struct tokenizer *tokenizer; /* borrowed from the model; null: none */
     int32_t end_tokens[ENGINE_MAX_END_TOKENS];
     int32_t n_end_tokens;
+};
+
+/* Outputs that a step gives a token each: n in a row from `first` on; null: ended meanwhile. */
+struct step_row {
+    struct output *first;
+    int32_t n; /* 1 on a device that samples */
+};
+
+struct step {
+    struct step_row *rows; /* [max_num_seqs] */
+    int32_t n;
+    int mark;
 };
 
 /* What llm_engine_stats reads; written by the engine's thread once a step. */
@@ -72,8 +100,12 @@ struct llm_engine {
     struct sampler *samplers; /* [model.n_workers] */
     float *logits;            /* [ENGINE_LOGIT_ROWS, vocab_size] */
     int32_t rows[ENGINE_LOGIT_ROWS];
-    const struct plan *plan;
-    int64_t now; /* ns, at the step's start */
+    struct plan *plan;
+    struct step steps[2];
+    struct step *flying;            /* launched, not collected; null: none */
+    int mark;                       /* of the last step launched */
+    struct sample_row *sample_rows; /* [max_num_seqs]; null: the model does not sample */
+    int64_t now;                    /* ns, at the step's start */
     struct llm_request *requests;
     uint64_t n_steps, n_prompt_tokens, n_output_tokens, busy_ns;
 };

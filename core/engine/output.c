@@ -134,7 +134,8 @@ static int stops_by_string(struct output *o, int32_t token)
     const struct llm_sampling *p = &o->request->sampling;
     size_t room = tokenizer_max_token_bytes(o->stop_text.tok) + 12;
     size_t bytes = detokenizer_put(&o->stop_text, token, stop_room(&o->stop), room);
-    int32_t i = stop_feed(&o->stop, bytes, o->sequence.n_output > p->min_tokens, &o->text_end);
+    int32_t n = o->sequence.n_output - o->sequence.n_pending;
+    int32_t i = stop_feed(&o->stop, bytes, n > p->min_tokens, &o->text_end);
     if (i < 0) {
         o->text_end = stop_safe(&o->stop);
         return 0;
@@ -147,7 +148,7 @@ static int stops_by_string(struct output *o, int32_t token)
 enum llm_finish_reason output_judge(struct output *o, const struct engine_config *config)
 {
     const struct llm_sampling *p = &o->request->sampling;
-    int32_t n = o->sequence.n_output, token = o->sequence.output[n - 1];
+    int32_t n = o->sequence.n_output - o->sequence.n_pending, token = o->sequence.output[n - 1];
     if (n >= p->min_tokens) {
         int end = !p->ignore_eos && contains(config->end_tokens, (size_t)config->n_end_tokens, token);
         o->stopped_by_token = !end && contains(p->stop_token_ids, p->n_stop_token_ids, token);

@@ -119,6 +119,7 @@ static void layout_output(struct carve *c, const struct draft *d, struct llm_req
                                     .priority = d->spec->priority,
                                     .group = index == 0 ? r->n : 1,
                                     .compute_prompt = r->n_prompt_logprobs > 0,
+                                    .most_output = d->max_output,
                                     .pages = pages,
                                     .hashes = hashes,
                                     .n_cached = -1};
@@ -141,6 +142,13 @@ static void layout_output(struct carve *c, const struct draft *d, struct llm_req
     atomic_init(&o->news, news_pack(0, 0));
 }
 
+/* 1 if nothing is asked of the logits but what struct sample_row (kernels/device.h) can say. */
+static int is_plain(const struct llm_sampling *p)
+{
+    return p->logprobs == LLM_LOGPROBS_NONE && !sampler_counts_needed(p) && !p->n_allowed_token_ids &&
+           !p->n_bad_words && !p->n_logit_bias && p->min_tokens == 0;
+}
+
 /* While measuring, r is scratch without outputs. */
 static void layout(struct carve *c, const struct draft *d, struct llm_request *r)
 {
@@ -151,6 +159,7 @@ static void layout(struct carve *c, const struct draft *d, struct llm_request *r
     r->user = spec->user;
     r->stream = spec->stream;
     r->renders = d->limits->tokenizer && p->detokenize;
+    r->sampled_by_device = is_plain(p);
     r->n = r->n_live = p->n;
     r->n_prompt = (int32_t)d->n_prompt;
     r->max_output = d->max_output;

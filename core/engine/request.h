@@ -90,7 +90,8 @@ struct llm_request {
     struct llm_client *client;
     struct mailbox *reply; /* the client's */
     void *user;
-    int stream, renders; /* renders: events carry text */
+    int stream, renders;   /* renders: events carry text */
+    int sampled_by_device; /* 1: a device that samples can make its tokens */
     uint64_t seed;
     struct llm_sampling sampling; /* arrays are in the block */
     size_t *stop_bytes;

@@ -60,7 +60,7 @@ static void release_pages(struct scheduler *s, struct sequence *q)
 {
     /* The end of a prefix is worth less than its beginning: freed first, it is forgotten first. */
     while (q->n_pages > 0) kv_unref(s->kv, q->pages[--q->n_pages]);
-    q->n_computed = 0;
+    q->n_computed = q->n_named = 0;
 }
 
 /* ---- pages --------------------------------------------------------------------------------------------- */
@@ -137,6 +137,7 @@ static void find_prefix(struct scheduler *s, struct sequence *q)
         q->pages[q->n_pages++] = page;
     }
     q->n_computed = q->n_pages * s->kv->page_size;
+    q->n_named = q->n_pages;
 }
 
 /* ---- plan ---------------------------------------------------------------------------------------------- */
@@ -149,6 +150,7 @@ static int32_t budget_left(const struct scheduler *s)
 /* Tokens of q that this step can compute: 0 if its prompt must not be cut and does not fit. */
 static int32_t chunk(const struct scheduler *s, const struct sequence *q)
 {
+    if (q->most_output && q->n_output >= q->most_output) return 0;
     int32_t n = sequence_length(q) - q->n_computed, left = budget_left(s);
     if (n <= left) return n;
     return s->options.chunked_prefill ? left : 0;
@@ -162,7 +164,7 @@ static void add_item(struct scheduler *s, struct sequence *q, int32_t n)
 }
 
 /* Items taken back leave holes; they must go before more are added than there is room for. */
-static void close_holes(struct plan *plan)
+void plan_close_holes(struct plan *plan)
 {
     int32_t n = 0;
     for (int32_t i = 0; i < plan->n_items; i++)
@@ -232,7 +234,7 @@ static int make_way(struct scheduler *s, const struct sequence *first)
     struct sequence *last = s->running[s->n_running - 1];
     if (last->priority <= first->priority) return 0;
     preempt(s, last);
-    close_holes(&s->plan);
+    plan_close_holes(&s->plan);
     return 1;
 }
 
@@ -244,13 +246,13 @@ static void plan_waiting(struct scheduler *s)
     }
 }
 
-const struct plan *scheduler_plan(struct scheduler *s)
+struct plan *scheduler_plan(struct scheduler *s)
 {
     struct plan *plan = &s->plan;
     plan->n_items = plan->n_tokens = plan->n_copies = plan->n_admitted = plan->n_preempted = 0;
     plan_running(s, 1);
     plan_running(s, 0);
-    close_holes(plan);
+    plan_close_holes(plan);
     if (plan->n_preempted == 0) plan_waiting(s);
     return plan;
 }
@@ -267,12 +269,23 @@ void scheduler_advance(struct scheduler *s)
         for (int32_t k = first; k * size < q->n_computed; k++) {
             int32_t filled = q->n_computed - k * size;
             kv_fill(s->kv, q->pages[k], filled < size ? filled : size);
-            if (filled >= size && s->options.prefix_caching) kv_name(s->kv, q->pages[k], block_name(s, q, k));
         }
     }
     if (s->kv->n_used >= s->n_used_peak && s->kv->n_used > 0) {
         s->n_used_peak = s->kv->n_used;
         s->waste_peak = kv_waste(s->kv);
+    }
+}
+
+void scheduler_name(struct scheduler *s)
+{
+    if (!s->options.prefix_caching) return;
+    for (int32_t i = 0; i < s->plan.n_items; i++) {
+        struct sequence *q = s->plan.items[i].sequence;
+        if (!q || q->state != SEQUENCE_RUNNING) continue;
+        int32_t known = sequence_known(q), n = known < q->n_computed ? known : q->n_computed;
+        for (; (q->n_named + 1) * s->kv->page_size <= n; q->n_named++)
+            kv_name(s->kv, q->pages[q->n_named], block_name(s, q, q->n_named));
     }
 }
 
@@ -302,6 +315,7 @@ void scheduler_fork(struct scheduler *s, struct sequence *parent, struct sequenc
     }
     child->n_pages = parent->n_pages;
     child->n_computed = parent->n_computed;
+    child->n_named = parent->n_named;
     parent->seats--;
     s->n_seats--;
     start_running(s, child);
@@ -311,6 +325,7 @@ void scheduler_finish(struct scheduler *s, struct sequence *q)
 {
     if (q->state == SEQUENCE_WAITING) queue_remove(&s->waiting, q);
     if (q->state == SEQUENCE_RUNNING) stop_running(s, q);
+    take_back(s, q);
     release_pages(s, q);
     q->state = SEQUENCE_FINISHED;
 }

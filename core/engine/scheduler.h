@@ -19,8 +19,9 @@
  * sequence always gets its pages, as one sequence of the greatest length fits into the pool: so there is
  * always progress.
  *
- * A step is: scheduler_plan, the copies of pages, the model, scheduler_advance, then for sequences whose last
- * token was computed: fork, a new token, finish. */
+ * A step is: scheduler_plan, the copies of pages, the model, scheduler_advance, scheduler_name, then for
+ * sequences whose last token was computed: fork, a new token, finish. A device may be a step behind: there
+ * the new tokens of a step are known, and sequences finished, only after the next step was planned. */
 
 #include "engine/kvcache.h"
 #include "engine/queue.h"
@@ -44,6 +45,9 @@ struct plan {
     int32_t n_items, n_tokens, n_copies;
     int32_t n_admitted, n_preempted; /* in this plan */
 };
+
+/* Removes the items taken back. */
+void plan_close_holes(struct plan *plan);
 
 struct scheduler_options {
     int32_t max_num_seqs;           /* >= 1 */
@@ -77,16 +81,20 @@ void scheduler_deinit(struct scheduler *s);
 void scheduler_add(struct scheduler *s, struct sequence *sequence);
 
 /* The next step's plan, valid until the next call. n_tokens is 0 only if nothing runs or waits. */
-const struct plan *scheduler_plan(struct scheduler *s);
-/* The plan was carried out. */
+struct plan *scheduler_plan(struct scheduler *s);
+/* The plan was carried out, or will be before any later one. */
 void scheduler_advance(struct scheduler *s);
+/* Puts the planned sequences' full blocks whose tokens are known into the prefix index. After
+ * scheduler_advance, and before any of them is finished. */
+void scheduler_name(struct scheduler *s);
 
 /* `child` has its parent's prompt and no output. It shares all the parent's pages, and runs; if the group has
  * more members than there are seats it waits, and computes its prompt anew. Called once for each other member
  * of the parent's group, between the scheduler_advance that completes the prompt and the first token. */
 void scheduler_fork(struct scheduler *s, struct sequence *parent, struct sequence *child);
 
-/* Ends a sequence in any state, between steps: its pages are free on return. */
+/* Ends a sequence in any state: its pages are free on return. A plan that was not carried out yet loses it.
+ */
 void scheduler_finish(struct scheduler *s, struct sequence *sequence);
 
 #endif

@@ -16,10 +16,12 @@ enum sequence_state {
 };
 
 struct sequence {
-    /* Its tokens: the prompt (shared within a request), then the output. */
+    /* Its tokens: the prompt (shared within a request), then the output. Of the output the last n_pending are
+     * being made by a device: instead of a token there is -1 - the place where the device will find it. */
     const int32_t *prompt;
     int32_t *output;
-    int32_t n_prompt, n_output;
+    int32_t n_prompt, n_output, n_pending;
+    int32_t most_output; /* a sequence that has so many computes no more; 0: no bound */
 
     /* Its place: lower priority value first, then lower arrival, then lower index. */
     int32_t priority;
@@ -41,6 +43,7 @@ struct sequence {
     struct block_hash root;    /* of its cache salt: what the chain starts from */
     struct block_hash *hashes; /* of its full blocks, made when needed; room as for pages */
     int32_t n_hashes;
+    int32_t n_named; /* leading pages that scheduler_name has seen to */
 
     int32_t n_cached; /* prompt tokens found cached at first admission; -1: not admitted yet */
     int32_t n_preemptions;
@@ -51,6 +54,12 @@ struct sequence {
 static inline int32_t sequence_length(const struct sequence *s)
 {
     return s->n_prompt + s->n_output;
+}
+
+/* Tokens that are known. */
+static inline int32_t sequence_known(const struct sequence *s)
+{
+    return s->n_prompt + s->n_output - s->n_pending;
 }
 
 static inline int32_t sequence_token(const struct sequence *s, int32_t i)
