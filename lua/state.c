@@ -98,6 +98,30 @@ static void install_loader(lua_State *L)
     lua_pop(L, 2);
 }
 
+/* llm.globals: the globals as they are before any script runs, a table of its own: what a script that is loaded
+ * anew begins with, whatever the program has set meanwhile. [-0, +1, e] */
+static int open_globals(lua_State *L)
+{
+    lua_pushvalue(L, lua_upvalueindex(1));
+    return 1;
+}
+
+static void keep_globals(lua_State *L)
+{
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "preload");
+    lua_newtable(L);
+    lua_pushnil(L);
+    while (lua_next(L, LUA_GLOBALSINDEX)) {
+        lua_pushvalue(L, -2);
+        lua_insert(L, -2);
+        lua_settable(L, -4);
+    }
+    lua_pushcclosure(L, open_globals, 1);
+    lua_setfield(L, -2, "llm.globals");
+    lua_pop(L, 2);
+}
+
 static void wrap_os_exit(lua_State *L)
 {
     lua_getglobal(L, "os");
@@ -117,6 +141,7 @@ static int open_all(lua_State *L)
     preload(L, "llm.embedded", open_embedded);
     install_loader(L);
     wrap_os_exit(L);
+    keep_globals(L);
     return 0;
 }
 

@@ -20,6 +20,7 @@ local KEEP = 4           -- generations, the active one among them
 local MAX_AGE = 3600     -- seconds that a request may go on in a generation that is no longer active
 local LOAD_SECONDS = 5   -- for a script and its self-tests
 local SETTLE = 0.01      -- seconds between a change of a file and the look at it: editors write in steps
+local FLUSH_EVERY = 32   -- loads, after which compiled code is dropped
 
 -- The arguments of the program, before its script could change them.
 local program_arg = {}
@@ -104,18 +105,41 @@ local function load_generation(manager)
   if failure then return nil, failure end
   local generation = add_generation(manager, load.registration, load.files, core.now() - started)
   activate(manager, generation)
+  -- Compiled code outlives the functions it was made of until the compiler's tables are full: megabytes later.
+  if generation.id % FLUSH_EVERY == 0 then jit.flush() end
   return generation
+end
+
+-- Waits for the end of a load under way: it may have read what the caller has changed since.
+local function take_turn(manager)
+  while manager.loading do
+    local me = tasks.running()
+    table.insert(manager.queue, me)
+    local ok, failure = pcall(tasks.wait)
+    if not ok then
+      for i, task in ipairs(manager.queue) do
+        if task == me then table.remove(manager.queue, i) break end
+      end
+      error(failure, 0)
+    end
+  end
+  manager.loading = true
+end
+
+local function end_turn(manager)
+  manager.loading = false
+  local waiting = table.remove(manager.queue, 1)
+  if waiting then tasks.wake(waiting) end
 end
 
 -- Loads the script anew; in a task. Returns the generation that serves now, or nil and a failure: {message, file,
 -- line}. The caller may go away meanwhile.
 function Manager:reload()
   if not self.script then return nil, { message = self.no_script } end
-  if self.loading then return nil, { message = "the script is being loaded already" } end
-  self.loading = true
+  take_turn(self)
   local me, ended, generation, failure = tasks.running(), false, nil, nil
   tasks.spawn(load_generation, function(_, ok, result, why)
-    self.loading, ended, generation, failure = false, true, ok and result, why
+    ended, generation, failure = true, ok and result, why
     if not ok then failure = { message = tostring(result) } end
     self.failure = failure
     if failure then
@@ -124,6 +148,7 @@ function Manager:reload()
       log("generation %d of %s serves (loaded in %.0f ms)", generation.id, self.script, generation.load_seconds * 1000)
     end
     tasks.wake(me)
+    end_turn(self)
   end, nil, self)
   while not ended do tasks.wait() end
   return generation or nil, failure
@@ -256,7 +281,7 @@ function M.adopt(server, options)
   local text = path and script.read(path)
   local manager = setmetatable({
     server = server, script = text and path or nil, arg = options.arg or program_arg, generations = {}, n_loaded = 0,
-    keep = options.keep or KEEP, max_age = options.max_age or MAX_AGE, directories = {},
+    queue = {}, keep = options.keep or KEEP, max_age = options.max_age or MAX_AGE, directories = {},
     load_seconds = options.load_seconds or LOAD_SECONDS,
     no_script = ("there is no file %s to load again: a bundled script must be copied to a file first"):format(path or "")
   }, Manager)

@@ -2,6 +2,7 @@
 -- requires, as a task with a deadline. Library modules (llm.*) and C modules are shared.
 
 local core = require "llm.core"
+local globals = require "llm.globals"
 local json = require "llm.json"
 local options_module = require "llm.options"
 local tasks = require "llm.task"
@@ -53,9 +54,9 @@ end
 
 local function is_library(name) return name == "llm" or name:sub(1, 4) == "llm." or package.preload[name] ~= nil end
 
--- The path of the Lua file that require would load, nil for what is shared.
-local function module_path(name)
-  return not is_library(name) and package.searchpath(name, package.path) or nil
+-- The path of the Lua file that require would load, nil for what is shared. path: package.path if it is not the program's.
+local function module_path(name, path)
+  return not is_library(name) and package.searchpath(name, path or package.path) or nil
 end
 
 local function load_file(load, path)
@@ -69,10 +70,10 @@ local BUSY = {} -- the value of a module that is being loaded
 
 local function own_require(load, env)
   return function(name)
-    local value = load.modules[name]
+    local value = rawget(load.modules, name)
     if value == BUSY then error(("loop in require of '%s'"):format(name), 2) end
     if value ~= nil then return value end
-    local path = module_path(name)
+    local path = module_path(name, env.package.path)
     if not path then return require(name) end
     local chunk, message = load_file(load, path)
     if not chunk then error(message, 0) end
@@ -84,13 +85,22 @@ local function own_require(load, env)
   end
 end
 
--- Globals that the script sets stay here. What it loads with dofile and the like gets the environment from the
--- coroutine.
+-- package as the script sees it: what it has loaded itself, and what is shared.
+local function own_package(load)
+  local own = setmetatable({ loaded = load.modules }, { __index = package })
+  setmetatable(load.modules, { __index = function(_, name)
+    if type(name) == "string" and not module_path(name, own.path) then return package.loaded[name] end
+  end })
+  return own
+end
+
+-- Globals as a program has them when it begins; those that the script sets stay here. What it loads with dofile and
+-- the like gets the environment from the coroutine.
 local function environment(load)
-  local env = setmetatable({ arg = load.arg }, { __index = _G })
+  local env = setmetatable({ arg = load.arg }, { __index = globals })
   env._G = env
   env.require = own_require(load, env)
-  env.package = setmetatable({ loaded = setmetatable(load.modules, { __index = package.loaded }) }, { __index = package })
+  env.package = own_package(load)
   function env.loadfile(path) return load_file(load, path) end
   function env.dofile(path)
     local chunk, message = load_file(load, path)

@@ -283,12 +283,13 @@ function Server:stats() return self.transport:stats() end
 
 -- Listens and serves until SIGINT or SIGTERM, which drain (options.shutdown_timeout); a second one stops at once.
 -- SIGHUP, a changed file and POST /admin/reload load the script anew: in that load run() does not return. Raises if a
--- self-test fails or it cannot listen.
-function Server:run()
+-- self-test fails or it cannot listen. ready(): called when it listens, not in later loads.
+function Server:run(ready)
   if script.current then tasks.leave() end
   tasks.run(function() self:run_self_tests() end)
   local ok, message = self:listen()
   if not ok then error(message, 2) end
+  if ready then ready() end
   local loop = tasks.loop()
   local manager = reload.adopt(self, { watch = self.options.watch })
   local function stop()
