@@ -98,8 +98,8 @@ static void install_loader(lua_State *L)
     lua_pop(L, 2);
 }
 
-/* llm.globals: the globals as they are before any script runs, a table of its own: what a script that is loaded
- * anew begins with, whatever the program has set meanwhile. [-0, +1, e] */
+/* llm.globals: the globals as they are before any script runs, a table of its own: what a script that is
+ * loaded anew begins with, whatever the program has set meanwhile. [-0, +1, e] */
 static int open_globals(lua_State *L)
 {
     lua_pushvalue(L, lua_upvalueindex(1));
