@@ -27,6 +27,7 @@ extern "C" {
 struct llm_engine;
 struct llm_client;
 struct llm_request;
+struct llm_sequence;
 struct llm_tokenizer;
 
 const char *llm_version(void); /* "0.1.0" */
@@ -189,6 +190,11 @@ struct llm_request_spec {
     int32_t truncate_prompt_tokens; /* 0: no; k: keep the last k */
     int32_t priority;               /* 0; lower runs sooner, under the priority policy */
     const char *cache_salt;         /* null; prefixes are shared only among equal salts */
+    /* Null; else the request runs on this sequence (below): the prompt, which may then be empty, follows its
+     * tokens, and the output follows the prompt. discard 1: the sequence will be what it was before. */
+    struct llm_sequence *sequence;
+    int discard;
+    int32_t prompt_logprobs_start; /* 0; first token of the prompt, with the sequence's, that gets a row */
     int stream; /* 1: events as tokens come; 0: one event a sequence, when it has finished */
     void *user; /* comes back in events */
     struct llm_sampling sampling;
@@ -242,16 +248,19 @@ struct llm_request_info {
     size_t n_cached_tokens; /* of the prompt, found in the prefix cache at first admission */
     int32_t n_preemptions;
     double t_submitted, t_scheduled, t_first_token, t_finished; /* 0: not yet */
-    /* prompt_logprobs, complete once the first event is out: n_prompt_tokens rows (row 0 holds nothing: token
-     * is -1) of n_prompt_logprobs entries as in events. Null if not asked for. */
+    /* prompt_logprobs, complete once the first event is out: a row for each token of the prompt from
+     * prompt_logprobs_start on (that of token 0 holds nothing: its token is -1) of n_prompt_logprobs entries
+     * as in events. Null if not asked for. */
     const struct llm_logprob *prompt_logprobs;
+    size_t n_prompt_logprob_rows;
     int32_t n_prompt_logprobs;
 };
 
 /* ---- client -------------------------------------------------------------------------------------------- */
 
 llm_status llm_client_open(struct llm_engine *engine, struct llm_client **out, struct llm_error *err);
-/* Cancels and releases all its requests; returns when the engine has let go of them: after a step at most. */
+/* Cancels and releases all its requests, closes its sequences; returns when the engine has let go of them:
+ * after a step at most. */
 void llm_client_close(struct llm_client *client);
 
 /* A file descriptor that polls readable while events may wait, until llm_next has answered LLM_EAGAIN; for an
@@ -274,6 +283,45 @@ llm_status llm_wait(struct llm_client *client, int32_t timeout_ms);
 void llm_cancel(struct llm_request *request);
 void llm_release(struct llm_request *request);
 void llm_request_info(const struct llm_request *request, struct llm_request_info *out);
+
+/* ---- sequences ----------------------------------------------------------------------------------------- */
+
+/* A text whose K and V are kept: a value that can be extended, forked and rewound. It is the tokens that were
+ * appended or generated; what has to be computed is computed when a request on it needs it, batched with
+ * everything else that runs. All but the last token of a sequence stay computed in pages of KV memory.
+ *
+ * Requests on a sequence are made by llm_submit (spec.sequence), one at a time. They extend it by their
+ * prompt and, as events come, by their output, without a stop token or string that the text does not show
+ * either (a token that runs over the end of the text is left out whole). One that is released early leaves
+ * what its events gave. They may ask for more than others: max_tokens 0 (the prompt is computed, and scored
+ * if prompt_logprobs is set; there is one event, without tokens), and logprobs beyond max_logprobs; but n
+ * is 1.
+ *
+ * Pages are shared between a sequence and its forks; the first token that one of them writes into a shared
+ * page copies that page. Sequences without a running request are the first to give pages back when memory is
+ * short, longest idle first. What they gave back is computed again when it is needed: nothing is lost but
+ * time.
+ *
+ * A sequence belongs to its client and to its client's thread. None of these calls blocks. */
+
+/* An empty one. Errors: LLM_ENOMEM. */
+llm_status llm_sequence_open(struct llm_client *client, struct llm_sequence **out, struct llm_error *err);
+/* Cancels the request on it, which the caller still has to release. Null is accepted. */
+void llm_sequence_close(struct llm_sequence *sequence);
+
+/* Another sequence of the same tokens, of the same client. No token is computed and no page copied for it.
+ * Errors: LLM_EINVAL (a request runs on it), LLM_ENOMEM. */
+llm_status llm_sequence_fork(struct llm_sequence *sequence, struct llm_sequence **out, struct llm_error *err);
+
+/* Adds tokens, not computed yet. Errors: LLM_EINVAL (a request runs on it; max_model_len; an id out of
+ * range), LLM_ENOMEM. */
+llm_status llm_sequence_append(struct llm_sequence *sequence, const int32_t *ids, size_t n,
+                               struct llm_error *err);
+/* Forgets all but the first n_tokens. Errors: LLM_EINVAL (a request runs on it; it has fewer). */
+llm_status llm_sequence_rewind(struct llm_sequence *sequence, size_t n_tokens, struct llm_error *err);
+
+/* Its tokens, valid until it is changed, extended or closed. */
+const int32_t *llm_sequence_tokens(const struct llm_sequence *sequence, size_t *n);
 
 #ifdef __cplusplus
 }

@@ -1,18 +1,11 @@
 /* A client: submits on its own thread, takes events there. All memory of requests is freed here. */
 
-#include "engine/engine.h"
+#include "engine/client.h"
 
 #include "base/mem.h"
 
 #include <stddef.h>
 #include <string.h>
-
-struct llm_client {
-    struct llm_engine *engine;
-    struct mailbox box;
-    struct mail *letters; /* taken from the box, oldest first; outputs with news */
-    struct llm_request *requests;
-};
 
 llm_status llm_client_open(struct llm_engine *engine, struct llm_client **out, struct llm_error *err)
 {
@@ -90,10 +83,13 @@ llm_status llm_submit(struct llm_client *c, const struct llm_request_spec *spec,
         return llm_fail(err, LLM_EFAILED, "the engine has failed: %s", e->error.message);
     llm_status status = enter_queue(e, err);
     if (status) return status;
-    struct llm_request *r;
-    status = request_create(spec, &e->limits, &r, err);
+    struct llm_request *r = NULL;
+    if (spec->sequence) status = sequence_check(spec->sequence, c, err);
+    if (!status) status = request_create(spec, &e->limits, &r, err);
+    if (!status && spec->sequence) status = sequence_begin(spec->sequence, r, err);
     if (status) {
         atomic_fetch_sub_explicit(&e->n_queued, 1, memory_order_relaxed);
+        if (r) request_destroy(r);
         return status;
     }
     uint64_t number = atomic_fetch_add_explicit(&e->n_submitted, 1, memory_order_relaxed);
@@ -129,6 +125,7 @@ void llm_release(struct llm_request *r)
         return;
     }
     llm_cancel(r);
+    sequence_abandon(r);
     r->released = 1; /* freed when its last letter comes */
 }
 
@@ -239,6 +236,7 @@ static void fill_event(struct output *o, uint64_t news, struct llm_event *out)
                               .n_logprobs = r->n_logprobs};
     if (r->n_logprobs) out->logprobs = o->logprobs + from * (size_t)r->n_logprobs;
     o->n_delivered = news_tokens(news);
+    sequence_take(r, o->n_delivered, (news & NEWS_FINAL) != 0, news_text(news));
     fill_text(o, news, out);
     fill_ends(o, out->n_tokens, out);
     if (!(news & NEWS_FINAL)) return;
@@ -263,6 +261,7 @@ llm_status llm_next(struct llm_client *c, struct llm_event *out)
     struct mail *rest = c->letters->next; /* once not pending, the letter may be posted again */
     uint64_t news = atomic_load_explicit(&o->news, memory_order_acquire);
     do {
+        if (!sequence_make_room(o->request, news_tokens(news))) return LLM_ENOMEM;
         if (o->request->renders && !render(o, news)) return LLM_ENOMEM;
     } while (!atomic_compare_exchange_weak_explicit(&o->news, &news, news & ~NEWS_PENDING,
                                                     memory_order_acq_rel, memory_order_acquire));
@@ -308,6 +307,10 @@ void llm_client_close(struct llm_client *c)
         next = r->next_of_client;
         llm_release(r);
     }
+    for (struct llm_sequence *s = c->sequences, *next; s; s = next) {
+        next = s->next;
+        llm_sequence_close(s);
+    }
     while (c->requests) {
         mailbox_clear(&c->box);
         peek(c); /* finds nothing, settles everything */
@@ -335,5 +338,6 @@ void llm_request_info(const struct llm_request *r, struct llm_request_info *out)
         .t_first_token = seconds(&r->t_first_token),
         .t_finished = seconds(&r->t_finished),
         .prompt_logprobs = r->prompt_logprobs,
+        .n_prompt_logprob_rows = r->prompt_logprobs ? (size_t)(r->n_prompt - r->score_start) : 0,
         .n_prompt_logprobs = r->n_prompt_logprobs};
 }

@@ -3,6 +3,7 @@
 #include "engine/engine.h"
 
 #include "base/mem.h"
+#include "engine/handle.h"
 #include "engine/output.h"
 
 #include <stddef.h>
@@ -80,6 +81,7 @@ static void settle(struct llm_engine *e, struct output *o, enum llm_finish_reaso
     forgo(e, o);
     scheduler_finish(&e->scheduler, &o->sequence);
     o->finish = reason;
+    if (r->handle && o == r->outputs) r->handle->borrower = NULL;
     if (!o->stopped_by_string) o->text_end = NEWS_ALL_TEXT; /* what was held back is text after all */
     atomic_fetch_add_explicit(&r->n_preemptions, o->sequence.n_preemptions, memory_order_relaxed);
     if (--r->n_live > 0) return;
@@ -111,6 +113,11 @@ static void finish_all(struct llm_engine *e, enum llm_finish_reason reason)
     while (e->requests) finish_request(e, e->requests, reason);
 }
 
+void engine_abort(struct llm_engine *e, struct llm_request *r)
+{
+    finish_request(e, r, LLM_FINISH_ABORT);
+}
+
 static void fail(struct llm_engine *e, const struct llm_error *err)
 {
     e->error = *err;
@@ -127,6 +134,7 @@ static void take_request(struct llm_engine *e, struct llm_request *r)
     r->next = e->requests;
     if (r->next) r->next->previous = r;
     e->requests = r;
+    if (r->handle) handle_lend(e, r);
     if (atomic_load_explicit(&e->failed, memory_order_relaxed)) {
         finish_request(e, r, LLM_FINISH_ERROR);
         return;
@@ -139,15 +147,29 @@ static void take_request(struct llm_engine *e, struct llm_request *r)
     scheduler_add(&e->scheduler, &r->outputs[0].sequence);
 }
 
+static void take_letter(struct llm_engine *e, struct letter *letter)
+{
+    switch (letter->kind) {
+    case LETTER_REQUEST:
+        take_request(e, (struct llm_request *)((char *)letter - offsetof(struct llm_request, letter)));
+        break;
+    case LETTER_FORK:
+        handle_arrive(e, (struct handle *)((char *)letter - offsetof(struct handle, arrival)));
+        break;
+    case LETTER_DEPARTURE:
+        handle_depart(e, (struct handle *)((char *)letter - offsetof(struct handle, departure)));
+        break;
+    case LETTER_FAREWELL:
+        sem_post(&((struct farewell *)letter)->done); /* all that was posted to its client is posted */
+        break;
+    }
+}
+
 static void drain(struct llm_engine *e)
 {
     for (struct mail *m = mailbox_take(&e->inbox), *next; m; m = next) {
         next = m->next;
-        struct letter *letter = (struct letter *)m;
-        if (letter->kind == LETTER_FAREWELL)
-            sem_post(&((struct farewell *)letter)->done); /* all that was posted to its client is posted */
-        else
-            take_request(e, (struct llm_request *)((char *)letter - offsetof(struct llm_request, letter)));
+        take_letter(e, (struct letter *)m);
     }
     if (atomic_exchange_explicit(&e->forget, 0, memory_order_acquire)) kv_forget(&e->kv);
     if (!atomic_exchange_explicit(&e->cancels, 0, memory_order_acquire)) return;
@@ -211,7 +233,7 @@ static void emit(struct llm_engine *e, struct step *step)
         if (!o) continue;
         if (o->sequence.index == 0 && sequence_known(&o->sequence) == o->sequence.n_prompt + 1)
             atomic_store_explicit(&o->request->t_first_token, clock_ns(), memory_order_relaxed);
-        e->n_output_tokens += (uint64_t)step->rows[i].n;
+        if (o->request->max_output > 0) e->n_output_tokens += (uint64_t)step->rows[i].n;
         for (int32_t k = 0; k < step->rows[i].n; k++) {
             enum llm_finish_reason reason = output_judge(&o[k], &e->config);
             if (reason != LLM_FINISH_NONE) settle(e, &o[k], reason);

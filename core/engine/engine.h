@@ -119,6 +119,9 @@ llm_status engine_start(const struct engine_config *config, const struct engine_
 llm_status decoder_model_open(const struct llm_engine_options *options, struct engine_config *config,
                               struct llm_model_info *info, struct engine_model *out, struct llm_error *err);
 
+/* The engine's thread, between steps: ends a request as a cancelled one. */
+void engine_abort(struct llm_engine *e, struct llm_request *r);
+
 int64_t clock_ns(void); /* CLOCK_MONOTONIC */
 
 #endif

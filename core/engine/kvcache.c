@@ -116,6 +116,13 @@ void kv_fill(struct kv_pool *pool, int32_t page, int32_t n)
     pool->pages[page].filled = n;
 }
 
+void kv_rewrite(struct kv_pool *pool, int32_t page, int32_t n)
+{
+    assert(pool->pages[page].refs == 1);
+    if (pool->pages[page].named) unname(pool, page);
+    kv_fill(pool, page, n);
+}
+
 /* ---- names --------------------------------------------------------------------------------------------- */
 
 void kv_name(struct kv_pool *pool, int32_t page, struct block_hash hash)

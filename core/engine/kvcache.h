@@ -56,6 +56,8 @@ void kv_ref(struct kv_pool *pool, int32_t page);
 void kv_unref(struct kv_pool *pool, int32_t page);
 /* Says that the first n slots of a used page hold tokens. */
 void kv_fill(struct kv_pool *pool, int32_t page, int32_t n);
+/* A page with one reference will be written again from slot n on: what is there loses its name. */
+void kv_rewrite(struct kv_pool *pool, int32_t page, int32_t n);
 
 /* Names a used, full page, so that kv_find finds it; does nothing if another page has that name. */
 void kv_name(struct kv_pool *pool, int32_t page, struct block_hash hash);

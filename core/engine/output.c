@@ -42,9 +42,9 @@ static void use_row(const struct slice *s, int32_t row, struct sampler *sampler)
     struct llm_request *r = s->scored;
     for (int32_t k = 0; !r && k < s->n_outputs[row]; k++) pick(e, sampler, s->outputs[row] + k, logits);
     if (!r) return;
-    size_t next = (size_t)(s->position + row + 1), width = (size_t)r->n_prompt_logprobs;
+    int32_t next = s->position + row + 1;
     sampler_logprobs(sampler, logits, r->prompt[next], r->n_prompt_logprobs - 1,
-                     r->prompt_logprobs + next * width);
+                     r->prompt_logprobs + (size_t)(next - r->score_start) * (size_t)r->n_prompt_logprobs);
 }
 
 static void use_rows(void *arg, int32_t worker, int32_t n_workers)
@@ -83,22 +83,24 @@ static llm_status sample_last(struct llm_engine *e, const struct batch *batch, s
     llm_status status = LLM_OK;
     for (int32_t i = 0; i < e->plan->n_items && !status; i++) {
         if (!e->plan->items[i].last) continue;
+        if (((struct output *)e->plan->items[i].sequence)->request->max_output == 0) continue;
         add_row(&s, (struct output *)e->plan->items[i].sequence, batch->seq_start[i + 1] - 1);
         if (s.n == ENGINE_LOGIT_ROWS) status = do_slice(&s, err);
     }
     return status || s.n == 0 ? status : do_slice(&s, err);
 }
 
-/* prompt_logprobs: the row of position p scores the token at p + 1. */
+/* prompt_logprobs: the row of position p scores the token at p + 1, if that is one of those asked for. */
 static llm_status score_prompt(struct llm_engine *e, const struct plan_item *item, int32_t first_row,
                                struct llm_error *err)
 {
     struct llm_request *r = ((struct output *)item->sequence)->request;
-    int32_t end = item->start + item->n;
+    int32_t start = item->start, end = item->start + item->n;
     if (end > r->n_prompt - 1) end = r->n_prompt - 1;
-    if (item->start == 0) r->prompt_logprobs[0].token = -1;
+    if (start < r->score_start - 1) start = r->score_start - 1;
+    if (r->score_start == 0) r->prompt_logprobs[0].token = -1;
     llm_status status = LLM_OK;
-    for (int32_t p = item->start; p < end && !status; p += ENGINE_LOGIT_ROWS) {
+    for (int32_t p = start; p < end && !status; p += ENGINE_LOGIT_ROWS) {
         struct slice s = {.engine = e, .scored = r, .position = p};
         s.n = end - p < ENGINE_LOGIT_ROWS ? end - p : ENGINE_LOGIT_ROWS;
         for (int32_t k = 0; k < s.n; k++) e->rows[k] = first_row + p - item->start + k;
@@ -148,6 +150,7 @@ static int stops_by_string(struct output *o, int32_t token)
 enum llm_finish_reason output_judge(struct output *o, const struct engine_config *config)
 {
     const struct llm_sampling *p = &o->request->sampling;
+    if (o->request->max_output == 0) return LLM_FINISH_LENGTH; /* its prompt is computed: that was all */
     int32_t n = o->sequence.n_output - o->sequence.n_pending, token = o->sequence.output[n - 1];
     if (n >= p->min_tokens) {
         int end = !p->ignore_eos && contains(config->end_tokens, (size_t)config->n_end_tokens, token);

@@ -9,8 +9,8 @@
  * complete; scores prompts that asked for it. Errors: the model's. */
 llm_status engine_sample(struct llm_engine *e, const struct batch *batch, struct llm_error *err);
 
-/* Step 8: whether the token just picked ends the output, and why; sets what the event will say of it and how
- * much text may be shown. */
+/* Step 8: whether the token just picked (or, if it wants none, its whole prompt computed) ends the output,
+ * and why; sets what the event will say of it and how much text may be shown. */
 enum llm_finish_reason output_judge(struct output *o, const struct engine_config *config);
 
 #endif

@@ -40,7 +40,7 @@ static inline uint64_t news_text(uint64_t news)
 }
 
 /* What comes to the engine's mailbox. */
-enum letter_kind { LETTER_REQUEST, LETTER_FAREWELL };
+enum letter_kind { LETTER_REQUEST, LETTER_FORK, LETTER_DEPARTURE, LETTER_FAREWELL };
 struct letter {
     struct mail mail; /* first */
     enum letter_kind kind;
@@ -102,7 +102,11 @@ struct llm_request {
     const char *cache_salt; /* null: none */
     size_t salt_bytes;
     int32_t n_logprobs, n_prompt_logprobs; /* entries a row; 0: not asked for */
-    int64_t t_submitted;                   /* ns */
+    int32_t score_start;   /* prompt_logprobs has a row for each token of the prompt from here */
+    struct handle *handle; /* of the sequence it runs on (handle.h); null: none */
+    int32_t n_agreed;      /* tokens of the prompt that the handle's are, if it has as many */
+    int discard;           /* 1: the sequence will be what it was */
+    int64_t t_submitted;   /* ns */
 
     struct letter letter; /* to the engine, once */
     _Atomic int cancelled;
@@ -118,6 +122,8 @@ struct llm_request {
 
     /* the client's */
     struct llm_request *next_of_client, *previous_of_client;
+    struct llm_sequence *sequence; /* that it extends; null: none, or no longer */
+    int32_t n_before;              /* tokens of the sequence before it */
     int released;
     int32_t n_done; /* outputs whose last event was taken */
 
@@ -128,6 +134,7 @@ struct llm_request {
 struct request_limits {
     int32_t vocab_size, max_model_len, block_size, max_logprobs;
     const struct tokenizer *tokenizer; /* null: ids only */
+    int on_sequence;                   /* 1: the request runs on a sequence, which allows more */
 };
 
 /* Checks spec, tokenizes, makes the request. Errors: LLM_EINVAL, LLM_ENOMEM, those of the tokenizer. */

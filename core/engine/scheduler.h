@@ -11,13 +11,13 @@
  * As the budget is no smaller than the number of running sequences, every running sequence advances in every
  * step; as nobody is overtaken, every waiting one runs in the end.
  *
- * Order is by arrival, or by priority and then arrival. When pages run out the last running sequence in this
- * order gives its pages back and waits again (preemption): its tokens are kept, their K and V are computed
- * anew when it is admitted again, found in the prefix cache if they are still there. A sequence is admitted
- * only if all its present tokens fit beside those promised to the running ones, and one page more for each
- * running sequence, so that admission does not cause preemption in the same breath. The first running
- * sequence always gets its pages, as one sequence of the greatest length fits into the pool: so there is
- * always progress.
+ * Order is by arrival, or by priority and then arrival. When pages run out, idle holdings (holding.h)
+ * give theirs back; then the last running sequence in this order does, and waits again (preemption): its
+ * tokens are kept, their K and V are computed anew when it is admitted again, found in the prefix cache if
+ * they are still there. A sequence is admitted only if all its present tokens fit beside those promised to
+ * the running ones, and one page more for each running sequence, so that admission does not cause preemption
+ * in the same breath. The first running sequence always gets its pages, as one sequence of the greatest
+ * length fits into the pool: so there is always progress.
  *
  * A step is: scheduler_plan, the copies of pages, the model, scheduler_advance, scheduler_name, then for
  * sequences whose last token was computed: fork, a new token, finish. A device may be a step behind: there
@@ -40,8 +40,8 @@ struct page_copy {
 };
 
 struct plan {
-    struct plan_item *items; /* [max_num_seqs] */
-    struct page_copy *copies;
+    struct plan_item *items;  /* [max_num_seqs] */
+    struct page_copy *copies; /* [2 * max_num_seqs]: of those that ran and of those that were admitted */
     int32_t n_items, n_tokens, n_copies;
     int32_t n_admitted, n_preempted; /* in this plan */
 };
@@ -61,6 +61,7 @@ struct scheduler {
     struct scheduler_options options;
     struct kv_pool *kv; /* borrowed */
     struct queue waiting;
+    struct idle_list idle;     /* holdings that have pages: the first to give them back */
     struct sequence **running; /* [max_num_seqs], in order */
     int32_t n_running;
     int32_t n_seats; /* taken of max_num_seqs: by running sequences, and by forks to come */
@@ -93,8 +94,9 @@ void scheduler_name(struct scheduler *s);
  * of the parent's group, between the scheduler_advance that completes the prompt and the first token. */
 void scheduler_fork(struct scheduler *s, struct sequence *parent, struct sequence *child);
 
-/* Ends a sequence in any state: its pages are free on return. A plan that was not carried out yet loses it.
- */
+/* Ends a sequence in any state: its pages are its holding's again, or free, on return. A plan that was not
+ * carried out yet loses it. A holding may be used by one sequence at a time, and otherwise changed between
+ * steps by the functions of holding.h, with `idle` as the list. */
 void scheduler_finish(struct scheduler *s, struct sequence *sequence);
 
 #endif

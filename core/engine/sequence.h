@@ -4,13 +4,13 @@
 /* What the scheduler knows of one sequence: its tokens, its place in the order, its pages. Knows nothing of
  * requests, clients or text, so that a simulator can make one from nothing. Engine thread only. */
 
-#include "engine/prefix.h"
+#include "engine/holding.h"
 
 #include <stdint.h>
 
 enum sequence_state {
     SEQUENCE_NEW,      /* not known to the scheduler: not submitted yet, or waiting to be forked */
-    SEQUENCE_WAITING,  /* in the queue; owns no page */
+    SEQUENCE_WAITING,  /* in the queue; owns no page (its holding may) */
     SEQUENCE_RUNNING,  /* in every plan the budget allows */
     SEQUENCE_FINISHED, /* owns no page, never comes back */
 };
@@ -32,8 +32,12 @@ struct sequence {
     int32_t group;
     int32_t seats; /* while it runs: what it takes of max_num_seqs, for itself and forks to come */
 
-    /* 1: it must compute each token of its prompt itself (its logits are wanted), cached or not. */
-    int compute_prompt;
+    /* Of its prompt, it must compute each token from here on itself (its logits are wanted), whatever is
+     * cached; n_prompt or more: only the last one. */
+    int32_t compute_from;
+
+    /* Where its pages come from when it is admitted and go to when it ends; null: nobody keeps them. */
+    struct holding *holding;
 
     enum sequence_state state;
     int32_t n_computed; /* leading tokens whose K and V are in its pages */
