@@ -48,8 +48,8 @@ struct llm_engine_options {
     uint64_t seed;       /* of requests that bring none (mixed with their number), and of dummy weights */
     int32_t max_model_len;          /* tokens, prompt and output; default: the model's own */
     int32_t max_num_seqs;           /* sequences in one step; default 256 */
-    int32_t max_num_batched_tokens; /* token budget of one step; default 512 */
-    int32_t block_size;             /* tokens a KV page; default 16 */
+    int32_t max_num_batched_tokens; /* token budget of one step; default 512; on a GPU 8192 */
+    int32_t block_size;             /* tokens a KV page; default 16; on a GPU 64 */
     /* bytes; default: what max_num_seqs sequences of max_model_len need, but at most 4 GiB (or what one such
      * sequence needs) and half of the memory that is free. Pages are backed by the system as they are used.
      */
@@ -59,7 +59,9 @@ struct llm_engine_options {
     const char *scheduling_policy; /* "fcfs" (default), "priority" */
     int32_t max_num_queued_reqs;   /* beyond it llm_submit answers LLM_EFULL; default: no bound */
     int32_t max_logprobs;          /* most that a request may ask for; default 20; -1: the vocabulary */
-    int32_t threads;               /* default: the processors this process may use */
+    const char *device; /* "auto" (default: a CUDA device if there is one), "cpu", "cuda", "cuda:1", … */
+    float gpu_memory_utilization; /* share of the device's memory that may be used; default 0.9 */
+    int32_t threads;              /* default: the processors this process may use */
     const char *cpu_isa;           /* "ref", "avx2", "avx512"; null: the best here */
     /* Called on the opening thread while weights load. */
     void (*on_load)(void *ud, int64_t bytes_done, int64_t bytes_total);

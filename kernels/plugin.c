@@ -50,6 +50,10 @@ llm_status cuda_backend_open(const struct cuda_options *options, struct backend 
 {
     char reason[300] = "";
     if (!plugin.open) {
+        /* Asked first, as it costs nothing where there is no GPU: the plug-in's libraries are large. */
+        if (!dlopen("libcuda.so.1", RTLD_LAZY))
+            return llm_fail(err, LLM_EUNSUP,
+                            "no CUDA device: the NVIDIA driver's library libcuda.so.1 is not installed");
         void *handle = load(reason, sizeof reason);
         if (!handle)
             return llm_fail(

@@ -64,11 +64,12 @@ static void device_free(struct backend *be, void *p, size_t bytes)
     if (p) cudaFree(p);
 }
 
-static size_t device_memory_left(struct backend *be)
+static size_t device_memory_left(struct backend *be, size_t *total)
 {
     (void)be;
-    size_t free_bytes = 0, total = 0;
-    return cudaMemGetInfo(&free_bytes, &total) == cudaSuccess ? free_bytes : 0;
+    size_t left = 0;
+    *total = 0;
+    return cudaMemGetInfo(&left, total) == cudaSuccess ? left : 0;
 }
 
 static void *device_alloc_pinned(struct backend *be, size_t bytes)
@@ -102,6 +103,17 @@ static llm_status device_copy_out(struct backend *be, void *to, const void *from
     if (cu->failed) return LLM_EFAILED;
     return cuda_check(cu, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cu->stream),
                       "copying out");
+}
+
+static llm_status device_copy_in_rows(struct backend *be, void *to, size_t to_pitch, const void *from,
+                                      size_t from_pitch, size_t bytes, int32_t rows)
+{
+    struct cuda_backend *cu = cuda_of(be);
+    if (cu->failed) return LLM_EFAILED;
+    return cuda_check(cu,
+                      cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, bytes, (size_t)rows,
+                                        cudaMemcpyHostToDevice, cu->stream),
+                      "copying in");
 }
 
 static llm_status wait_all(struct cuda_backend *cu, const char *what)
@@ -232,13 +244,32 @@ static void cuda_close(struct backend *be)
     mem_free(cu);
 }
 
-static const struct device_ops device_table = {
-    device_memory_left, device_alloc_pinned, device_free_pinned, device_upload,
-    device_download,    device_copy_in,      device_copy_out,    device_set_mark,
-    device_wait_mark,   device_begin,        cuda_feed,          cuda_sample,
-    device_record,      device_recorded,     device_replay,      device_recording_free,
-    cuda_fill,          device_failure,
-};
+static struct device_ops make_device_table(void)
+{
+    struct device_ops d = {};
+    d.memory_left = device_memory_left;
+    d.alloc_pinned = device_alloc_pinned;
+    d.free_pinned = device_free_pinned;
+    d.upload = device_upload;
+    d.download = device_download;
+    d.copy_in = device_copy_in;
+    d.copy_out = device_copy_out;
+    d.copy_in_rows = device_copy_in_rows;
+    d.set_mark = device_set_mark;
+    d.wait_mark = device_wait_mark;
+    d.begin = device_begin;
+    d.feed = cuda_feed;
+    d.sample = cuda_sample;
+    d.record = device_record;
+    d.recorded = device_recorded;
+    d.replay = device_replay;
+    d.recording_free = device_recording_free;
+    d.fill = cuda_fill;
+    d.failure = device_failure;
+    return d;
+}
+
+static const struct device_ops device_table = make_device_table();
 
 static void fill_table(struct backend *be, enum llm_dtype act_dtype)
 {
@@ -288,7 +319,7 @@ static llm_status open_device(struct cuda_backend *cu, const struct cuda_options
     cu->minor = prop.minor;
     cu->smem_max = prop.sharedMemPerBlockOptin;
     cu->l2_bytes = (size_t)prop.l2CacheSize;
-    snprintf(cu->description, sizeof cu->description, "%s, %d SMs, compute capability %d.%d", prop.name,
+    snprintf(cu->description, sizeof cu->description, "%.128s, %d SMs, compute capability %d.%d", prop.name,
              cu->n_sms, cu->major, cu->minor);
     e = cudaStreamCreateWithFlags(&cu->stream, cudaStreamNonBlocking);
     for (cudaEvent_t &mark : cu->marks)

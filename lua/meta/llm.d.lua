@@ -34,6 +34,8 @@ local llm = {}
 ---@field max_num_queued_reqs? integer
 ---@field max_logprobs? integer most that a request may ask for; -1: the vocabulary
 ---@field threads? integer
+---@field device? string "auto", "cpu", "cuda", "cuda:1" …
+---@field gpu_memory_utilization? number
 ---@field cpu_isa? "ref"|"avx2"|"avx512"
 ---@field tensor_parallel_size? 1
 ---@field pipeline_parallel_size? 1
