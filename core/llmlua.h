@@ -62,7 +62,7 @@ struct llm_engine_options {
     const char *device; /* "auto" (default: a CUDA device if there is one), "cpu", "cuda", "cuda:1", … */
     float gpu_memory_utilization; /* share of the device's memory that may be used; default 0.9 */
     int32_t threads;              /* default: the processors this process may use */
-    const char *cpu_isa;           /* "ref", "avx2", "avx512"; null: the best here */
+    const char *cpu_isa;          /* "ref", "avx2", "avx512"; null: the best here */
     /* Called on the opening thread while weights load. */
     void (*on_load)(void *ud, int64_t bytes_done, int64_t bytes_total);
     void *on_load_ud;
