@@ -106,6 +106,39 @@ struct llm_stats {
 };
 void llm_engine_stats(const struct llm_engine *engine, struct llm_stats *out);
 
+/* Distributions of what has happened since the engine was opened. Bounds are vLLM's. */
+enum llm_distribution {
+    LLM_STEP_TOKENS,   /* tokens computed in a step, of prompts and outputs */
+    LLM_TOKEN_GAP,     /* seconds between two tokens of a sequence */
+    LLM_PAGE_LIFETIME, /* seconds from a KV page's first use to the loss of what it held in the prefix cache
+                        */
+    LLM_PAGE_IDLE,     /* of these, seconds from its last use on */
+    LLM_PAGE_REUSE,    /* seconds from a use of a cached page to the next */
+    LLM_N_DISTRIBUTIONS
+};
+
+enum { LLM_HISTOGRAM_BUCKETS = 24 };
+
+struct llm_histogram {
+    const double *bounds; /* upper ends, included; constant */
+    int32_t n_bounds;
+    uint64_t counts[LLM_HISTOGRAM_BUCKETS]; /* [n_bounds + 1]: of each bucket alone; the last has no end */
+    double sum;
+};
+/* which: of enum llm_distribution. */
+void llm_engine_histogram(const struct llm_engine *engine, enum llm_distribution which,
+                          struct llm_histogram *out);
+
+/* What the pages of KV memory hold, a byte a page. From LLM_PAGE_OWNED on: used by one running request alone;
+ * requests are numbered in the order of their arrival, modulo 256 - LLM_PAGE_OWNED. Other pages in use are
+ * LLM_PAGE_SHARED. */
+enum { LLM_PAGE_FREE, LLM_PAGE_CACHED, LLM_PAGE_SHARED, LLM_PAGE_OWNED };
+
+/* Copies the first `capacity` pages of the last picture to `map`, and asks the engine's thread for a new one,
+ * which it draws before its next step; at first all is free. Returns the number of pages there are. Nothing
+ * is drawn for those who do not ask. */
+int32_t llm_engine_page_map(struct llm_engine *engine, uint8_t *map, int32_t capacity);
+
 /* Forgets all cached prefixes. Takes effect before the next step. */
 void llm_engine_reset_prefix_cache(struct llm_engine *engine);
 

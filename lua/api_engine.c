@@ -193,6 +193,50 @@ static int engine_stats(lua_State *L)
     return 1;
 }
 
+/* engine:histogram(name) -> {bounds = {…}, counts = {…}, sum, n}, counts one longer than bounds. [-0, +1, e]
+ */
+static int engine_histogram(lua_State *L)
+{
+    static const char *const names[LLM_N_DISTRIBUTIONS + 1] = {
+        [LLM_STEP_TOKENS] = "step_tokens",     [LLM_TOKEN_GAP] = "token_gap",
+        [LLM_PAGE_LIFETIME] = "page_lifetime", [LLM_PAGE_IDLE] = "page_idle",
+        [LLM_PAGE_REUSE] = "page_reuse",
+    };
+    struct api_engine *e = api_check_engine(L, 1);
+    struct llm_histogram h;
+    llm_engine_histogram(e->engine, (enum llm_distribution)luaL_checkoption(L, 2, NULL, names), &h);
+    double n = 0;
+    lua_createtable(L, 0, 4);
+    lua_createtable(L, h.n_bounds, 0);
+    lua_createtable(L, h.n_bounds + 1, 0);
+    for (int32_t i = 0; i <= h.n_bounds; i++) {
+        if (i < h.n_bounds) {
+            lua_pushnumber(L, h.bounds[i]);
+            lua_rawseti(L, -3, i + 1);
+        }
+        lua_pushnumber(L, (double)h.counts[i]);
+        lua_rawseti(L, -2, i + 1);
+        n += (double)h.counts[i];
+    }
+    lua_setfield(L, -3, "counts");
+    lua_setfield(L, -2, "bounds");
+    set_number(L, "sum", h.sum);
+    set_number(L, "n", n);
+    return 1;
+}
+
+/* engine:page_map() -> a string, a byte a page: 0 free, 1 cached, 2 used by several sequences, else by the
+ * request of that number. As of the last call or later; see llm_engine_page_map. [-0, +1, e] */
+static int engine_page_map(lua_State *L)
+{
+    struct api_engine *e = api_check_engine(L, 1);
+    int32_t n = llm_engine_page_map(e->engine, NULL, 0);
+    uint8_t *map = lua_newuserdata(L, n > 0 ? (size_t)n : 1);
+    llm_engine_page_map(e->engine, map, n);
+    lua_pushlstring(L, (const char *)map, (size_t)n);
+    return 1;
+}
+
 /* engine:reset_prefix_cache(). [-0, +0, e] */
 static int engine_reset_prefix_cache(lua_State *L)
 {
@@ -206,6 +250,8 @@ void api_open_engine(lua_State *L)
                                        {"is_open", engine_is_open},
                                        {"info", engine_info},
                                        {"stats", engine_stats},
+                                       {"histogram", engine_histogram},
+                                       {"page_map", engine_page_map},
                                        {"reset_prefix_cache", engine_reset_prefix_cache},
                                        {NULL, NULL}};
     api_new_type(L, API_ENGINE, methods, engine_close);

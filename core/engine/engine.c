@@ -171,6 +171,8 @@ static void drain(struct llm_engine *e)
         next = m->next;
         take_letter(e, (struct letter *)m);
     }
+    e->kv.now = e->now;
+    page_map_draw(e);
     if (atomic_exchange_explicit(&e->forget, 0, memory_order_acquire)) kv_forget(&e->kv);
     if (!atomic_exchange_explicit(&e->cancels, 0, memory_order_acquire)) return;
     for (struct llm_request *r = e->requests, *next; r; r = next) {
@@ -182,6 +184,7 @@ static void drain(struct llm_engine *e)
 /* What the plan means for the requests: who runs for the first time, who was set back. */
 static void note_plan(struct llm_engine *e)
 {
+    histogram_add(&e->counters.step_tokens, e->plan->n_tokens);
     for (int32_t i = 0; i < e->plan->n_items; i++) {
         const struct sequence *q = e->plan->items[i].sequence;
         struct llm_request *r = output_of(e->plan->items[i].sequence)->request;
@@ -225,17 +228,25 @@ static void list_rows(struct llm_engine *e, struct step *step)
     }
 }
 
+static void note_gap(struct llm_engine *e, struct output *o, int64_t now)
+{
+    if (o->t_token) histogram_add(&e->counters.token_gap, (double)(now - o->t_token) * 1e-9);
+    o->t_token = now;
+}
+
 /* Steps 8 and 9 of 10: ends what has come to its end, then tells the clients, who find the pages free. */
 static void emit(struct llm_engine *e, struct step *step)
 {
+    int64_t now = clock_ns();
     for (int32_t i = 0; i < step->n; i++) {
         struct output *o = step->rows[i].first;
         if (!o) continue;
         if (o->sequence.index == 0 && sequence_known(&o->sequence) == o->sequence.n_prompt + 1)
-            atomic_store_explicit(&o->request->t_first_token, clock_ns(), memory_order_relaxed);
+            atomic_store_explicit(&o->request->t_first_token, now, memory_order_relaxed);
         if (o->request->max_output > 0) e->n_output_tokens += (uint64_t)step->rows[i].n;
         for (int32_t k = 0; k < step->rows[i].n; k++) {
             enum llm_finish_reason reason = output_judge(&o[k], &e->config);
+            note_gap(e, &o[k], now);
             if (reason != LLM_FINISH_NONE) settle(e, &o[k], reason);
         }
     }
@@ -444,6 +455,7 @@ static void destroy(struct llm_engine *e)
     for (int32_t i = 0; i < 2; i++) mem_free(e->steps[i].rows);
     mem_free(e->sample_rows);
     mem_free(e->samplers);
+    mem_free((void *)e->map);
     if (e->logits) mem_unmap(e->logits, sizeof(float) * ENGINE_LOGIT_ROWS * (size_t)e->model.vocab_size);
     mem_free(e);
 }
@@ -483,6 +495,10 @@ static llm_status init(struct llm_engine *e, struct llm_error *err)
     if (!status) status = open_samplers(e, err);
     if (!status) status = open_steps(e, err);
     if (status) return status;
+    histogram_init_tokens(&e->counters.step_tokens);
+    histogram_init_gaps(&e->counters.token_gap);
+    e->map = mem_array((size_t)c->n_pages, sizeof *e->map); /* zeroed: all free */
+    if (!e->map) return llm_fail(err, LLM_ENOMEM, "no memory for the picture of %d KV pages", c->n_pages);
     e->logits = mem_map(sizeof(float) * ENGINE_LOGIT_ROWS * (size_t)e->model.vocab_size);
     if (!e->logits)
         return llm_fail(err, LLM_ENOMEM, "no memory for logits of %d tokens", e->model.vocab_size);

@@ -74,6 +74,7 @@ struct engine_counters {
     _Atomic uint64_t n_steps, n_prompt_tokens, n_output_tokens, n_preemptions, n_prefix_queries,
         n_prefix_hits, n_finished, busy_ns;
     _Atomic double waste;
+    struct histogram step_tokens, token_gap;
 };
 
 struct llm_engine {
@@ -88,6 +89,8 @@ struct llm_engine {
     struct mailbox inbox;
     _Atomic int cancels, forget, stop; /* 1: some request is cancelled; forget prefixes; end the thread */
     _Atomic int failed;                /* 1: `error` is set and constant */
+    _Atomic int map_wanted;            /* 1: somebody wants a picture of the pages */
+    _Atomic uint8_t *map;              /* [n_pages]; drawn by the engine's thread, read by anybody */
     struct llm_error error;
     _Atomic uint64_t n_submitted;
     _Atomic int32_t n_queued; /* submitted, not scheduled yet */
@@ -121,6 +124,9 @@ llm_status decoder_model_open(const struct llm_engine_options *options, struct e
 
 /* The engine's thread, between steps: ends a request as a cancelled one. */
 void engine_abort(struct llm_engine *e, struct llm_request *r);
+
+/* Draws e->map if it is wanted. */
+void page_map_draw(struct llm_engine *e);
 
 int64_t clock_ns(void); /* CLOCK_MONOTONIC */
 

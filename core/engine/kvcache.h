@@ -13,6 +13,7 @@
  * Pages are given out in the order spare, fresh, cached: memory grows only when needed, and what is cached is
  * kept as long as possible. */
 
+#include "engine/histogram.h"
 #include "engine/prefix.h"
 
 struct kv_page {
@@ -21,6 +22,7 @@ struct kv_page {
     int32_t next, previous;
     int named; /* 1: `hash` is in the index */
     struct block_hash hash;
+    int64_t born, used; /* ns: when it was given out; when it was last taken or let go */
 };
 
 struct kv_pool {
@@ -31,6 +33,8 @@ struct kv_pool {
     int32_t oldest, newest;
     struct kv_page *pages;
     struct prefix_table index;
+    int64_t now;                            /* ns, set by the owner; 0 where nobody looks at the times */
+    struct histogram lifetime, idle, reuse; /* of cached pages: llmlua.h */
 };
 
 /* secret: of the prefix index (prefix.h). Errors: LLM_ENOMEM, LLM_EIO. */

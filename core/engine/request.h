@@ -62,6 +62,7 @@ struct output {
     struct stop_matcher stop;
     struct detokenizer stop_text; /* text for the matcher; the client makes its own */
     uint64_t text_end;
+    int64_t t_token; /* ns, of its last token; 0: none yet */
 
     /* written by the engine before it is published, then constant */
     struct llm_logprob *logprobs; /* [max_output, n_logprobs]; null: not asked for */
