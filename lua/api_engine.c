@@ -43,13 +43,47 @@ struct api_engine *api_check_engine(lua_State *L, int arg)
     return e;
 }
 
-static void engine_shut(struct api_engine *e)
+static void engine_shut(lua_State *L, struct api_engine *e)
 {
+    if (e->engine && !e->shared) api_end_crew(L);
     while (e->requests) api_request_release(e->requests);
     llm_client_close(e->client);
-    llm_engine_close(e->engine);
+    if (!e->shared) llm_engine_close(e->engine);
     e->client = NULL;
     e->engine = NULL;
+}
+
+/* The environment maps each live request's address to its userdata, weakly: an abandoned request is
+ * collected, and thereby cancelled. */
+static struct api_engine *engine_new(lua_State *L)
+{
+    struct api_engine *e = lua_newuserdata(L, sizeof *e);
+    memset(e, 0, sizeof *e);
+    luaL_getmetatable(L, API_ENGINE);
+    lua_setmetatable(L, -2);
+    lua_newtable(L);
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "v");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+    lua_setfenv(L, -2);
+    return e;
+}
+
+static int open_client(lua_State *L, struct api_engine *e)
+{
+    struct llm_error err = {LLM_OK, ""};
+    if (llm_client_open(e->engine, &e->client, &err) == LLM_OK) return 1;
+    engine_shut(L, e);
+    return api_fail(L, &err);
+}
+
+int api_push_shared_engine(lua_State *L, struct llm_engine *engine)
+{
+    struct api_engine *e = engine_new(L);
+    e->shared = 1;
+    e->engine = engine;
+    return open_client(L, e);
 }
 
 struct load_hook {
@@ -89,31 +123,15 @@ static int engine_open(lua_State *L)
         options.on_load_ud = &hook;
     }
 
-    struct api_engine *e = lua_newuserdata(L, sizeof *e);
-    memset(e, 0, sizeof *e);
-    luaL_getmetatable(L, API_ENGINE);
-    lua_setmetatable(L, -2);
-    /* The environment maps each live request's address to its userdata, weakly: an abandoned request is
-     * collected, and thereby cancelled. */
-    lua_newtable(L);
-    lua_createtable(L, 0, 1);
-    lua_pushliteral(L, "v");
-    lua_setfield(L, -2, "__mode");
-    lua_setmetatable(L, -2);
-    lua_setfenv(L, -2);
-
+    struct api_engine *e = engine_new(L);
     if (llm_engine_open(&options, &e->engine, &err) != LLM_OK) return api_fail(L, &err);
-    if (llm_client_open(e->engine, &e->client, &err) != LLM_OK) {
-        engine_shut(e);
-        return api_fail(L, &err);
-    }
-    return 1;
+    return open_client(L, e);
 }
 
 /* engine:close(); harmless twice. [-0, +0, -] */
 static int engine_close(lua_State *L)
 {
-    engine_shut(luaL_checkudata(L, 1, API_ENGINE));
+    engine_shut(L, luaL_checkudata(L, 1, API_ENGINE));
     return 0;
 }
 

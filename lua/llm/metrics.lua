@@ -6,6 +6,7 @@
 -- tables are made on the way.
 
 local exposition = require "llm.prometheus"
+local workers = require "llm.workers"
 
 local M = {}
 
@@ -126,7 +127,11 @@ end
 
 local function none() return 0 end
 
--- {name, type, help, function(book, stats) -> value}; of counters the name without _total.
+-- Of a counter that adds what the engine counts to what each worker does, the engine's part: the first worker says it.
+local function once(n) return workers.is_second() and 0 or n end
+
+-- {name, type, help, function(book, stats) -> value}; of counters the name without _total. own: counted here, by each
+-- worker for itself.
 local engine_values = {
   { "num_requests_running", "gauge", "Number of requests in model execution batches.",
     function(_, s) return s.n_running end },
@@ -141,9 +146,9 @@ local engine_values = {
   { "num_preemptions", "counter", "Cumulative number of preemption from the engine.",
     function(_, s) return s.n_preemptions end },
   { "prompt_tokens", "counter", "Number of prefill tokens processed.",
-    function(book, s) return s.n_prompt_tokens + book.cached end },
+    function(book, s) return once(s.n_prompt_tokens) + book.cached end, own = true },
   { "prompt_tokens_cached", "counter", "Number of cached prompt tokens (local + external).",
-    function(book) return book.cached end },
+    function(book) return book.cached end, own = true },
   { "generation_tokens", "counter", "Number of generation tokens processed.",
     function(_, s) return s.n_output_tokens end },
   -- of vLLM's parts that this engine has not
@@ -164,8 +169,8 @@ local labelled_values = {
   { "engine_sleep_state", "gauge", "Engine sleep state; awake = 0 means engine is sleeping; awake = 1 means engine is "
     .. "awake; weights_offloaded = 1 means sleep level 1; discard_all = 1 means sleep level 2.", "sleep_state",
     { "awake", function() return 1 end }, { "weights_offloaded", none }, { "discard_all", none } },
-  { "prompt_tokens_by_source", "counter", "Number of prompt tokens by source.", "source",
-    { "local_compute", function(_, s) return s.n_prompt_tokens end },
+  { "prompt_tokens_by_source", "counter", "Number of prompt tokens by source.", "source", own = true,
+    { "local_compute", function(_, s) return once(s.n_prompt_tokens) end },
     { "local_cache_hit", function(book) return book.cached end }, { "external_kv_transfer", none } },
 }
 
@@ -212,13 +217,13 @@ end
 
 -- Gauges whose labels are what they say.
 local function info_text(out)
-  out:family("vllm:lora_requests_info", "gauge", "Running stats on lora requests.")
+  out:family("vllm:lora_requests_info", "gauge", "Running stats on lora requests.", true)
   each_book(function(book)
     local labels = with(book.labels, "max_lora", 0)
     labels[#labels + 1], labels[#labels + 2] = { "running_lora_adapters", "" }, { "waiting_lora_adapters", "" }
     out:sample(labels, os.time())
   end)
-  out:family("vllm:cache_config_info", "gauge", "Information of the LLMEngine CacheConfig")
+  out:family("vllm:cache_config_info", "gauge", "Information of the LLMEngine CacheConfig", true)
   each_book(function(book)
     local info = book.engine:info()
     out:sample({ { "engine", book.labels[2][2] }, { "block_size", info.block_size },
@@ -231,11 +236,11 @@ local function engine_text(out)
   local stats = {}
   each_book(function(book) stats[book] = book.engine:stats() end)
   for _, entry in ipairs(engine_values) do
-    out:family("vllm:" .. entry[1], entry[2], entry[3])
+    out:family("vllm:" .. entry[1], entry[2], entry[3], not entry.own)
     each_book(function(book) out:sample(book.labels, entry[4](book, stats[book])) end)
   end
   for _, entry in ipairs(labelled_values) do
-    out:family("vllm:" .. entry[1], entry[2], entry[3])
+    out:family("vllm:" .. entry[1], entry[2], entry[3], not entry.own)
     each_book(function(book)
       for i = 5, #entry do
         out:sample(with(book.labels, entry[4], entry[i][1]), entry[i][2](book, stats[book]))
@@ -253,7 +258,7 @@ local function engine_text(out)
     each_book(function(book) out:histogram(book.labels, book[entry[3]]) end)
   end
   for _, entry in ipairs(distributions) do
-    out:family("vllm:" .. entry[1], "histogram", entry[2])
+    out:family("vllm:" .. entry[1], "histogram", entry[2], true)
     each_book(function(book) out:histogram(book.labels, book.engine.handle:histogram(entry[3])) end)
   end
   info_text(out)
@@ -274,12 +279,22 @@ local function http_text(out)
   for _, entry in ipairs(sorted(durations)) do out:histogram(entry.labels, entry.histogram) end
 end
 
--- All of it, in Prometheus' text format.
-function M.text()
+local function collect()
   local out = exposition.new()
   engine_text(out)
   http_text(out)
   exposition.process(out)
+  return out
+end
+
+workers.handle("metrics", function() return collect().families end)
+
+-- All of it, of all workers, in Prometheus' text format; with several, only in a task.
+function M.text()
+  local out = collect()
+  local others, message = workers.call_others "metrics"
+  if not others then error(message, 0) end
+  for _, families in pairs(others) do out:add_families(families) end
   return out:text()
 end
 

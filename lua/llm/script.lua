@@ -6,6 +6,7 @@ local globals = require "llm.globals"
 local json = require "llm.json"
 local options_module = require "llm.options"
 local tasks = require "llm.task"
+local workers = require "llm.workers"
 
 local M = {}
 
@@ -36,10 +37,17 @@ local function fingerprint(options)
   return table.concat(parts, "\n")
 end
 
--- open(options), remembered; in a load the engine that was opened with these options before.
+-- In a worker, in place of core.open: the handle of the engine that the program's own state has opened.
+local function shared_handle(options)
+  local handle, message = workers.engine(fingerprint(options))
+  if handle or message then return handle, message end
+  return nil, "a worker's script gets the engines that the first worker's has opened, and none is with these options"
+end
+
+-- open(options, open_handle), remembered; in a load the engine that was opened with these options before.
 function M.engine(options, open)
   if not M.current or type(options) ~= "table" then
-    local engine, message = open(options)
+    local engine, message = open(options, workers.is_second() and shared_handle or nil)
     if engine then engines[engine] = fingerprint(options) end
     return engine, message
   end
@@ -48,6 +56,15 @@ function M.engine(options, open)
     if had == wanted and engine.handle:is_open() then return engine end
   end
   return nil, "a reloaded script gets the engine that is open, and none is with these options: restart for others"
+end
+
+-- The engines that are open, a list of {key, handle} for workers.
+function M.opened_engines()
+  local list = {}
+  for engine, key in pairs(engines) do
+    if engine.handle:is_open() then list[#list + 1] = { key, engine.handle } end
+  end
+  return list
 end
 
 -- ---- the environment -----------------------------------------------------------------------------------------

@@ -112,6 +112,7 @@ local llm = {}
 ---@class llm.Delta
 ---@field text string whole UTF-8 characters
 ---@field token_ids integer[]
+---@field text_ends? integer[] of several tokens: where in text each one's ends
 ---@field index integer of the sequence, from 0
 ---@field logprobs? table<integer, llm.Logprob>[]
 ---@field finish_reason? "stop"|"length"|"abort"
@@ -268,7 +269,7 @@ function llm.tokenizer(path) end
 ---@field on_finished? fun(request: table, why: string, status: integer, body_bytes: integer)
 
 ---Makes a server; it listens with listen() or run().
----@param options? table host, port (8000; 0: any), unix, ssl_certfile, ssl_keyfile, shutdown_timeout, max_body …
+---@param options? table host, port (8000; 0: any), unix, ssl_certfile, ssl_keyfile, workers (1), shutdown_delay, shutdown_timeout, max_body …
 ---@return llm.Server
 function llm.server(options) end
 
@@ -327,6 +328,11 @@ function llm.exit(code, message) end
 ---@param f fun(...): T
 ---@return T
 function llm.try(f, ...) end
+
+---The number of this worker of a server (1 without --workers), and how many there are.
+---@return integer number, integer n
+function llm.worker() end
+
 
 ---@return string # "0.1.0"
 function llm.version() end
