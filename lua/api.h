@@ -23,6 +23,7 @@ void api_open_engine(lua_State *L);
 void api_open_request(lua_State *L);
 void api_open_tokenizer(lua_State *L);
 void api_open_system(lua_State *L);
+void api_open_watch(lua_State *L);
 
 /* ---- values shared by the files of the module ---------------------------------------------------------- */
 
