@@ -168,6 +168,102 @@ llm_status llm_detokenize(const struct llm_tokenizer *tokenizer, const int32_t *
                           int skip_special, char *text, size_t capacity, size_t *bytes,
                           struct llm_error *err);
 
+/* ---- policies ------------------------------------------------------------------------------------------ */
+
+/* A policy takes part in choosing tokens: a table of functions and data that an engine knows by name, and
+ * that requests ask for in a chain. The row of logits goes through allowed_token_ids, bad_words, min_tokens,
+ * logit_bias, penalties, the `logits` hooks of the chain, in order, then its graphs, in order (one that
+ * samples ends the way), temperature, min_p, top_k, top_p, the `candidates` hooks, in order: the first that
+ * names a token has chosen; if none does, a draw. Log-probabilities are those of the raw row. A hook that is
+ * null costs nothing, nor does a policy to requests that do not name it.
+ *
+ * begin, logits, candidates and done are called on the engine's thread, graphs run on its workers: whatever a
+ * hook waits for, all requests wait for. A hook that fails ends its request with FINISH_ERROR and no other.
+ */
+
+struct graph;      /* graph/graph.h */
+struct graph_args; /* the same */
+
+enum {
+    LLM_MAX_CHAIN = 16, /* policies a request */
+    LLM_MAX_CANDIDATES = 256,
+    LLM_MAX_POLICY_GENERATIONS = 64 /* of one name that requests may still use */
+};
+
+/* What one request asks of one policy, made once, before the request is queued; then constant. */
+struct llm_policy_args {
+    void *own;                      /* the policy's */
+    const struct graph_args *graph; /* for its graph; null without one */
+};
+
+/* One sequence under one policy. Valid from begin to done; n_output and what output points to grow. */
+struct llm_policy_run {
+    const int32_t *prompt, *output;
+    int32_t n_prompt, n_output; /* the token to be chosen has position n_prompt + n_output */
+    int32_t index;              /* of the sequence in its request */
+    int32_t place;              /* of the policy in the chain */
+    uint64_t seed;
+    const struct llm_policy_args *args;
+    void *own; /* null; the policy's to set */
+};
+
+/* By falling probability in the distribution after temperature, min_p, top_k and top_p; with temperature 0,
+ * in that of temperature 1, where the likeliest token is what is taken unless a hook says otherwise. */
+struct llm_candidate {
+    int32_t token;
+    float prob, logprob;
+};
+
+struct llm_policy {
+    const char *name; /* borrowed for the call */
+    void *self;
+    int ignore_errors;      /* 1: a hook that fails is left out for the rest of the sequence */
+    int32_t max_candidates; /* 1 .. LLM_MAX_CANDIDATES; 0: the most */
+    const struct graph *graph;
+
+    /* Checks the arguments (a JSON object; null: none given) and makes what hooks need of them. Any thread,
+     * several at once. Errors: LLM_EINVAL (which argument), LLM_ENOMEM. Null: no arguments are taken. */
+    llm_status (*prepare)(void *self, const char *args, size_t bytes, struct llm_policy_args *out,
+                          struct llm_error *err);
+    void (*forget)(void *self, struct llm_policy_args *args); /* any thread; may be null */
+
+    llm_status (*begin)(void *self, struct llm_policy_run *run, struct llm_error *err);
+    /* Exactly once after a begin, whether or not that failed. */
+    void (*done)(void *self, struct llm_policy_run *run);
+    /* May change the row of n logits. A row with NaN or +inf, or with nothing above -inf, is a failure. */
+    llm_status (*logits)(void *self, struct llm_policy_run *run, float *row, int32_t n,
+                         struct llm_error *err);
+    /* *token is -1; an id of the vocabulary is the choice. */
+    llm_status (*candidates)(void *self, struct llm_policy_run *run, const struct llm_candidate *best,
+                             int32_t n, int32_t *token, struct llm_error *err);
+    /* After a failure: more about it (a script's traceback), valid until the next call; may be null. */
+    const char *(*details)(void *self);
+    /* No request uses it any more. Any thread. May be null. */
+    void (*close)(void *self);
+};
+
+/* Makes this what requests submitted from now on get by this name; those before it keep what they have.
+ * The engine takes the policy if the call succeeds. Errors: LLM_EINVAL, LLM_ENOMEM, LLM_EFULL (requests
+ * still use LLM_MAX_POLICY_GENERATIONS former ones). Any thread, as all of these. */
+llm_status llm_policy_add(struct llm_engine *engine, const struct llm_policy *policy, int32_t *generation,
+                          struct llm_error *err);
+/* The generation before the active one serves again; a few are kept. Errors: LLM_ENOENT. */
+llm_status llm_policy_rollback(struct llm_engine *engine, const char *name, int32_t *generation,
+                               struct llm_error *err);
+/* Requests cannot ask for it any more. Errors: LLM_ENOENT. */
+llm_status llm_policy_remove(struct llm_engine *engine, const char *name, struct llm_error *err);
+
+struct llm_policy_info {
+    char name[64];
+    int32_t generation;                       /* counts from 1 */
+    int active;                               /* 1: it is what requests get */
+    int32_t n_users;                          /* requests that hold it */
+    uint64_t n_requests, n_calls, n_failures; /* calls of hooks and graphs */
+    double seconds;                           /* in hooks, on the engine's thread */
+};
+/* Fills up to capacity, active ones first for each name; returns how many there are. */
+size_t llm_policy_list(struct llm_engine *engine, struct llm_policy_info *out, size_t capacity);
+
 /* ---- requests ------------------------------------------------------------------------------------------ */
 
 enum { LLM_LOGPROBS_NONE = -2, LLM_LOGPROBS_ALL = -1 };
@@ -214,6 +310,12 @@ struct llm_sampling {
 };
 void llm_sampling_init(struct llm_sampling *sampling);
 
+struct llm_policy_use {
+    const char *name;
+    const char *args; /* a JSON object; null: none */
+    size_t args_bytes;
+};
+
 /* Either text or ids. An empty prompt is LLM_EINVAL unless the tokenizer adds a BOS. */
 struct llm_request_spec {
     const char *prompt; /* UTF-8, prompt_bytes long; null: ids */
@@ -233,6 +335,8 @@ struct llm_request_spec {
     int stream; /* 1: events as tokens come; 0: one event a sequence, when it has finished */
     void *user; /* comes back in events */
     struct llm_sampling sampling;
+    const struct llm_policy_use *policies; /* the chain, in order */
+    size_t n_policies;
 };
 void llm_request_spec_init(struct llm_request_spec *spec);
 
@@ -274,6 +378,7 @@ struct llm_event {
     const char *stop_string;                 /* if stopped_by_string */
     int request_done;                        /* 1: the request's last event */
     const struct llm_error *error;           /* with FINISH_ERROR */
+    const char *error_details;               /* with it, if a policy failed and has more to say; or null */
 };
 
 /* What is known of a request besides its events. Times in seconds of CLOCK_MONOTONIC. */
@@ -303,8 +408,9 @@ void llm_client_close(struct llm_client *client);
 int llm_client_fd(const struct llm_client *client);
 
 /* Validates everything, tokenizes, queues. Errors: LLM_EINVAL (which parameter, what it must be; a prompt too
- * long for max_model_len says both lengths), LLM_EFULL, LLM_ENOMEM, LLM_EFAILED (the engine has failed: its
- * reason). Release the request when its last event has been taken; releasing earlier cancels it. */
+ * long for max_model_len says both lengths; a policy that does not exist, or its arguments), LLM_EFULL,
+ * LLM_ENOMEM, LLM_EFAILED (the engine has failed: its reason). Release the request when its last event has
+ * been taken; releasing earlier cancels it. */
 llm_status llm_submit(struct llm_client *client, const struct llm_request_spec *spec,
                       struct llm_request **out, struct llm_error *err);
 

@@ -86,12 +86,14 @@ llm_status llm_submit(struct llm_client *c, const struct llm_request_spec *spec,
     struct llm_request *r = NULL;
     if (spec->sequence) status = sequence_check(spec->sequence, c, err);
     if (!status) status = request_create(spec, &e->limits, &r, err);
+    if (!status) status = policy_chain_open(&e->policies, spec, &r->chain, err);
     if (!status && spec->sequence) status = sequence_begin(spec->sequence, r, err);
     if (status) {
         atomic_fetch_sub_explicit(&e->n_queued, 1, memory_order_relaxed);
         if (r) request_destroy(r);
         return status;
     }
+    if (r->chain) r->sampled_by_device = 0;
     uint64_t number = atomic_fetch_add_explicit(&e->n_submitted, 1, memory_order_relaxed);
     r->engine = e;
     r->client = c;
@@ -246,7 +248,10 @@ static void fill_event(struct output *o, uint64_t news, struct llm_event *out)
     out->stop_token = o->stop_token;
     out->stop_string = o->stop_string;
     out->request_done = ++r->n_done == r->n;
-    if (o->finish == LLM_FINISH_ERROR) out->error = &r->engine->error;
+    if (o->finish != LLM_FINISH_ERROR) return;
+    int by_policy = r->chain && r->chain->error.status;
+    out->error = by_policy ? &r->chain->error : &r->engine->error;
+    if (by_policy) out->error_details = r->chain->details;
 }
 
 llm_status llm_next(struct llm_client *c, struct llm_event *out)

@@ -80,6 +80,7 @@ static void settle(struct llm_engine *e, struct output *o, enum llm_finish_reaso
     struct llm_request *r = o->request;
     forgo(e, o);
     scheduler_finish(&e->scheduler, &o->sequence);
+    if (r->chain) policy_chain_done(r->chain, o->sequence.index);
     o->finish = reason;
     if (r->handle && o == r->outputs) r->handle->borrower = NULL;
     if (!o->stopped_by_string) o->text_end = NEWS_ALL_TEXT; /* what was held back is text after all */
@@ -128,6 +129,13 @@ static void fail(struct llm_engine *e, const struct llm_error *err)
 
 /* ---- the stages of a step ------------------------------------------------------------------------------ */
 
+static llm_status begin_policies(struct llm_request *r)
+{
+    for (int32_t i = 0; i < r->n; i++)
+        policy_chain_bind(r->chain, i, r->prompt, r->n_prompt, r->outputs[i].sequence.output, r->seed);
+    return policy_chain_begin(r->chain);
+}
+
 static void take_request(struct llm_engine *e, struct llm_request *r)
 {
     r->previous = NULL;
@@ -136,6 +144,10 @@ static void take_request(struct llm_engine *e, struct llm_request *r)
     e->requests = r;
     if (r->handle) handle_lend(e, r);
     if (atomic_load_explicit(&e->failed, memory_order_relaxed)) {
+        finish_request(e, r, LLM_FINISH_ERROR);
+        return;
+    }
+    if (r->chain && begin_policies(r)) {
         finish_request(e, r, LLM_FINISH_ERROR);
         return;
     }
@@ -451,6 +463,8 @@ static void destroy(struct llm_engine *e)
     kv_pool_deinit(&e->kv);
     scheduler_deinit(&e->scheduler);
     batch_deinit(&e->batch);
+    policy_book_deinit(&e->policies);
+    policy_desk_deinit(&e->desk);
     for (int32_t i = 0; e->samplers && i < e->model.n_workers; i++) sampler_deinit(&e->samplers[i]);
     for (int32_t i = 0; i < 2; i++) mem_free(e->steps[i].rows);
     mem_free(e->sample_rows);
@@ -494,6 +508,8 @@ static llm_status init(struct llm_engine *e, struct llm_error *err)
     if (!status) status = batch_init(&e->batch, c->max_num_batched_tokens, c->max_num_seqs, longest, err);
     if (!status) status = open_samplers(e, err);
     if (!status) status = open_steps(e, err);
+    if (!status)
+        status = policy_desk_init(&e->desk, e->model.vocab_size, e->model.n_workers, ENGINE_LOGIT_ROWS, err);
     if (status) return status;
     histogram_init_tokens(&e->counters.step_tokens);
     histogram_init_gaps(&e->counters.token_gap);
@@ -519,6 +535,7 @@ llm_status engine_start(const struct engine_config *config, const struct engine_
     e->model = *model;
     if (!e->model.run) e->model.n_workers = 1;
     e->inbox.fd = -1;
+    policy_book_init(&e->policies);
     e->limits = (struct request_limits){.vocab_size = model->vocab_size,
                                         .max_model_len = config->max_model_len,
                                         .block_size = config->block_size,

@@ -8,6 +8,7 @@
 
 #include "base/pool.h"
 #include "engine/batch.h"
+#include "engine/policy_sample.h"
 #include "engine/request.h"
 #include "kernels/device.h"
 
@@ -95,6 +96,7 @@ struct llm_engine {
     _Atomic uint64_t n_submitted;
     _Atomic int32_t n_queued; /* submitted, not scheduled yet */
     struct engine_counters counters;
+    struct policy_book policies;
 
     /* the engine's thread's */
     struct kv_pool kv;
@@ -103,6 +105,8 @@ struct llm_engine {
     struct sampler *samplers; /* [model.n_workers] */
     float *logits;            /* [ENGINE_LOGIT_ROWS, vocab_size] */
     int32_t rows[ENGINE_LOGIT_ROWS];
+    struct policy_desk desk;
+    struct policy_job jobs[ENGINE_LOGIT_ROWS];
     struct plan *plan;
     struct step steps[2];
     struct step *flying;            /* launched, not collected; null: none */

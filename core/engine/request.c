@@ -348,5 +348,6 @@ void request_destroy(struct llm_request *r)
         mem_free(r->outputs[i].text);
         mem_free(r->outputs[i].ends);
     }
+    policy_chain_close(r->chain);
     mem_free(r);
 }

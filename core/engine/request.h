@@ -10,6 +10,7 @@
 
 #include "base/mailbox.h"
 #include "engine/counts.h"
+#include "engine/policy.h"
 #include "engine/sampler.h"
 #include "engine/sequence.h"
 #include "engine/stop.h"
@@ -103,11 +104,12 @@ struct llm_request {
     const char *cache_salt; /* null: none */
     size_t salt_bytes;
     int32_t n_logprobs, n_prompt_logprobs; /* entries a row; 0: not asked for */
-    int32_t score_start;   /* prompt_logprobs has a row for each token of the prompt from here */
-    struct handle *handle; /* of the sequence it runs on (handle.h); null: none */
-    int32_t n_agreed;      /* tokens of the prompt that the handle's are, if it has as many */
-    int discard;           /* 1: the sequence will be what it was */
-    int64_t t_submitted;   /* ns */
+    int32_t score_start;        /* prompt_logprobs has a row for each token of the prompt from here */
+    struct handle *handle;      /* of the sequence it runs on (handle.h); null: none */
+    int32_t n_agreed;           /* tokens of the prompt that the handle's are, if it has as many */
+    int discard;                /* 1: the sequence will be what it was */
+    int64_t t_submitted;        /* ns */
+    struct policy_chain *chain; /* null: no policies. Its runs and error are the engine's */
 
     struct letter letter; /* to the engine, once */
     _Atomic int cancelled;
