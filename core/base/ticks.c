@@ -1,4 +1,4 @@
-#include "ticks.h"
+#include "base/ticks.h"
 
 #include <pthread.h>
 
