@@ -86,11 +86,9 @@ static int watch_resume(lua_State *L)
     struct watch_call outer;
     watchdog_enter(watch, co, account, &outer);
     int status = lua_resume(co, n);
-    account = watch->account; /* switched, perhaps */
     watchdog_leave(watch, &outer, &flags);
     if (flags & WATCH_KILLED) return push_failure(L, watch->why, 1);
     if (status != 0 && status != LUA_YIELD) {
-        account_add(&account->errors, 1);
         lua_pushboolean(L, 0);
         lua_xmove(co, L, 1);
         return 2;

@@ -139,27 +139,18 @@ end
 
 -- ---- running it ----------------------------------------------------------------------------------------------
 
-local CHECK_EVERY = 10000 -- instructions
-
--- While the task runs, a hook looks at the clock. Compiled code would not call it, so nothing new is compiled
--- meanwhile. Past the deadline it raises at each instruction: no pcall of the script holds it.
+-- Around each run of the task: what is loaded has until the load's deadline.
 local function guard(load)
-  local late = ("the script has not loaded within %g s"):format(load.seconds)
-  local outside, jit_was_on -- the coroutine that resumes the task; whether the compiler was on
-  local function check()
-    if core.now() < load.deadline or coroutine.running() == outside then return end
-    debug.sethook(check, "", 1)
-    error(late, 2)
-  end
+  local jit_was_on
   return function(entering)
     if entering then
-      outside = coroutine.running()
-      jit_was_on = jit.status()
-      jit.off()
       M.current = load
-      debug.sethook(check, "", CHECK_EVERY)
+      load.account:limit(nil, math.max(load.deadline - core.now(), 1e-3))
+      if not core.checks_hooks then -- a compiled loop would not notice the deadline: nothing new is compiled
+        jit_was_on = jit.status()
+        jit.off()
+      end
     else
-      debug.sethook()
       M.current = nil
       if jit_was_on then jit.on() end
     end
@@ -180,11 +171,14 @@ end
 -- Runs f under the load's limits, as a task of its own; waits for its end. true, or nil and a failure.
 function M.run(load, f)
   local me, ended, ok, failure = tasks.running(), false, nil, nil
-  local function on_end(_, fine, message)
+  local function on_end(_, fine, message, killed)
+    if killed then
+      message = ("%s: the script has not loaded within %g s"):format(message:match "^(.-): stopped: ", load.seconds)
+    end
     ended, ok, failure = true, fine, message
     tasks.wake(me)
   end
-  local task = tasks.spawn(f, on_end, { guard = guard(load) })
+  local task = tasks.spawn(f, on_end, { guard = guard(load), account = load.account })
   local timer = tasks.loop():after(math.max(load.deadline - core.now(), 0), function()
     tasks.cancel(task, ("the script has not loaded within %g s: it waits for something"):format(load.seconds))
   end)
@@ -198,7 +192,7 @@ end
 -- files are {path = text}, and a failure if there was one.
 function M.load(path, fields)
   local load = { path = path, arg = fields.arg, seconds = fields.seconds, deadline = core.now() + fields.seconds,
-                 files = {}, modules = {}, server = fields.server }
+                 files = {}, modules = {}, server = fields.server, account = core.account("load", path) }
   local chunk, message = load_file(load, path)
   if not chunk then return load, failure_of(message) end
   local env = environment(load)

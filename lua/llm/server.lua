@@ -10,6 +10,7 @@
 -- another one and moves the pointer (reload.lua). The object that llm.server first returns is both parts.
 
 local auth = require "llm.auth"
+local core = require "llm.core"
 local http = require "llm.http"
 local net = require "llm.net"
 local probe = require "llm.probe"
@@ -51,6 +52,11 @@ local function route_request(server, req, res)
   local route, params = server.routes:find(req.method, req.path)
   if route then
     req.params, req.route = params, route.path
+    local task = tasks.running()
+    if task and task.req == req then -- a self-test's has the load's limits
+      route.account = route.account or core.account("handler", req.method .. " " .. route.path, tasks.SOFT, tasks.HARD)
+      tasks.account(route.account)
+    end
     return route.handler(req, res)
   end
   if route == nil then http.error(404, ("there is nothing at %s"):format(req.path)) end
