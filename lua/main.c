@@ -11,6 +11,7 @@
 #include <luajit.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum { EXIT_USAGE = 2 };
@@ -153,8 +154,18 @@ static int run(lua_State *L, int argc, char **argv)
     return code;
 }
 
+/* A server wants a file for each connection; the soft limit is low for programs that use select. */
+static void raise_file_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= limit.rlim_max) return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit); /* refused: it stays as it is */
+}
+
 int main(int argc, char **argv)
 {
+    raise_file_limit();
     lua_State *L = state_open();
     if (!L) {
         fprintf(stderr, "llmlua: no memory for a Lua state\n");

@@ -386,6 +386,7 @@ function Stream:poll()
     self.engine.inboxes[self.request], self.taken = {}, 0
   end
   if event.error then
+    self.failed = true
     self:close()
     error(event.error, 2)
   end

@@ -52,7 +52,8 @@ function Run:close()
   self.closed = true
   if self.waiting then self.service:leave(self.waiting) end
   for i, stream in ipairs(self.streams) do
-    if self.live[stream.request] == i and not stream.done then metrics.aborted(self.service.engine) end
+    -- The task's end may have closed the stream before it closes the run.
+    if self.live[stream.request] == i and not stream.failed then metrics.aborted(self.service.engine) end
     stream:close()
   end
   tasks.disown(self)
