@@ -51,6 +51,7 @@ llm_status attention_open(struct cuda_backend *cu, struct llm_error *err)
         at = static_cast<struct cuda_attention *>(mem_zalloc(sizeof *at));
         if (!at) return llm_fail(err, LLM_ENOMEM, "no host memory for attention");
         cu->attention = at;
+        attention_hopper_open(at);
     }
     if (at->memory) {
         cudaFree(at->memory);
@@ -87,6 +88,23 @@ llm_status attention_begin(struct cuda_backend *cu, const struct step_shape *sha
     return cu->failed ? LLM_EFAILED : LLM_OK;
 }
 
+/* The plan for `key`: made at the first call of a step that asks for it. A ninth is made anew each
+ * time, in the last one's place; the stream keeps the order. */
+static llm_status find_plan(struct cuda_backend *cu, const struct plan_key *key,
+                            const struct attention_plan **out)
+{
+    struct cuda_attention *at = cu->attention;
+    for (int i = 0; i < at->n_plans; i++)
+        if (!memcmp(&at->keys[i], key, sizeof *key)) {
+            *out = &at->plans[i];
+            return LLM_OK;
+        }
+    const int i = at->n_plans < MAX_PLANS ? at->n_plans++ : MAX_PLANS - 1;
+    at->keys[i] = *key;
+    *out = &at->plans[i];
+    return attention_make_plan(cu, *out, key, &at->shape);
+}
+
 static struct attention_call call_of(const struct attention_args *a)
 {
     const float log2_e = 1.4426950408889634f;
@@ -114,10 +132,41 @@ static struct attention_call call_of(const struct attention_args *a)
     return c;
 }
 
+/* The sequences of one row, rows [0, n_decode). */
+static llm_status attend_decodes(struct cuda_backend *cu, const struct attention_call *c,
+                                 const struct kv_cache *kv)
+{
+    const int32_t n = cu->attention->shape.n_decode;
+    const struct plan_key key = {c->window, c->n_kv_heads, attention_decode_bins(cu, kv, c->group), 0};
+    if (!key.n_bins) return attention_any(cu, c, kv->dtype, 0, n);
+    const struct attention_plan *plan;
+    if (find_plan(cu, &key, &plan)) return LLM_EFAILED;
+    return attention_decode(cu, c, kv, plan);
+}
+
+/* The others. */
+static llm_status attend_chunks(struct cuda_backend *cu, const struct attention_call *c,
+                                const struct kv_cache *kv, int32_t layer)
+{
+    const struct step_shape *shape = &cu->attention->shape;
+    const int32_t n_rows = shape->n_tokens - shape->n_decode, n_seqs = shape->n_seqs - shape->n_decode;
+    const int hopper = attention_hopper_fits(cu, kv);
+    if (!hopper && !attention_prefill_fits(cu, kv))
+        return attention_any(cu, c, kv->dtype, shape->n_decode, n_rows);
+    const struct plan_key key = {c->window, 0, 0, hopper ? HOPPER_ROWS : PREFILL_ROWS};
+    const int32_t max_tiles = most_tiles(n_rows, n_seqs, key.tile_rows);
+    const struct attention_plan *plan;
+    if (find_plan(cu, &key, &plan)) return LLM_EFAILED;
+    if (hopper) return attention_hopper(cu, c, kv, layer, plan, max_tiles);
+    return attention_prefill(cu, c, kv, plan, max_tiles);
+}
+
 llm_status cuda_attention(struct backend *be, const struct attention_args *a)
 {
     struct cuda_backend *cu = cuda_of(be);
+    const struct step_shape *shape = &cu->attention->shape;
     const struct attention_call c = call_of(a);
-    if (cu->failed) return LLM_EFAILED;
-    return attention_any(cu, &c, a->kv->dtype, cu->attention->shape.n_tokens);
+    if (shape->n_decode > 0 && attend_decodes(cu, &c, a->kv)) return LLM_EFAILED;
+    if (shape->n_seqs > shape->n_decode && attend_chunks(cu, &c, a->kv, a->layer)) return LLM_EFAILED;
+    return cu->failed ? LLM_EFAILED : LLM_OK;
 }

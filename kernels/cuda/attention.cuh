@@ -34,7 +34,7 @@ enum {
     DECODE_MAX_GROUP = 16,
     PREFILL_ROWS = 64, /* of q in a tile */
     HOPPER_ROWS = 128,
-    MAX_PLANS = 4, /* a step: one for each window that its layers use */
+    MAX_PLANS = 8, /* a step: for decodes and for chunks, of each window that its layers use */
     MAX_HEAD_DIM = 512,
 };
 
@@ -57,7 +57,8 @@ struct attention_plan {
     struct prefill_tile *tiles; /* [n_tiles], most keys first */
 };
 
-/* What a plan depends on besides the batch. */
+/* What a plan depends on besides the batch. It is for decodes (n_kv_heads, n_bins) or for chunks (tile_rows).
+ */
 struct plan_key {
     int32_t window, n_kv_heads, n_bins, tile_rows;
 };
@@ -111,21 +112,29 @@ __device__ __forceinline__ float attention_score(const struct attention_call &a,
 
 /* ---- the kernels: each enqueues one launch ------------------------------------------------------------- */
 
-/* Fills `plan` for sequences [0, n_decode) as decodes, the others as chunks. */
+/* Fills `plan`: of sequences [0, n_decode) if the key has bins, of the others if it has tile_rows. */
 llm_status attention_make_plan(struct cuda_backend *cu, const struct attention_plan *plan,
-                               const struct plan_key *key, const struct step_shape *shape, int32_t max_tiles);
+                               const struct plan_key *key, const struct step_shape *shape);
 
+/* Rows [first_row, first_row + n_rows), of whatever sequences. */
 llm_status attention_any(struct cuda_backend *cu, const struct attention_call *a, enum llm_dtype kv_dtype,
-                         int32_t n_tokens);
+                         int32_t first_row, int32_t n_rows);
 
 /* Blocks of the persistent grid; 0: not for this shape. */
 int32_t attention_decode_bins(const struct cuda_backend *cu, const struct kv_cache *kv, int32_t group);
 llm_status attention_decode(struct cuda_backend *cu, const struct attention_call *a,
-                            const struct attention_plan *plan, int32_t n_bins);
+                            const struct kv_cache *kv, const struct attention_plan *plan);
 
 /* max_tiles: of the plan, made for PREFILL_ROWS (HOPPER_ROWS). */
 int attention_prefill_fits(const struct cuda_backend *cu, const struct kv_cache *kv);
 llm_status attention_prefill(struct cuda_backend *cu, const struct attention_call *a,
-                             const struct attention_plan *plan, int32_t max_tiles);
+                             const struct kv_cache *kv, const struct attention_plan *plan, int32_t max_tiles);
+
+/* layer: of the KV cache. */
+void attention_hopper_open(struct cuda_attention *at);
+int attention_hopper_fits(const struct cuda_backend *cu, const struct kv_cache *kv);
+llm_status attention_hopper(struct cuda_backend *cu, const struct attention_call *a,
+                            const struct kv_cache *kv, int32_t layer, const struct attention_plan *plan,
+                            int32_t max_tiles);
 
 #endif

@@ -85,13 +85,14 @@ __device__ __forceinline__ void attend_keys(struct any_state<N> &st, const struc
 
 template <int N>
 __global__ void __launch_bounds__(32 * ANY_WARPS)
-    any_kernel(const struct attention_call a, enum llm_dtype act, enum llm_dtype kv_dtype, int32_t n_tokens)
+    any_kernel(const struct attention_call a, enum llm_dtype act, enum llm_dtype kv_dtype, int32_t first_row,
+               int32_t n_rows)
 {
     __shared__ float sums[ANY_WARPS][32 * N], tops[ANY_WARPS], weights[ANY_WARPS];
     pdl_wait();
     pdl_launch();
     /* Late rows have the most keys: first. */
-    const int32_t row = n_tokens - 1 - static_cast<int32_t>(blockIdx.x), head = blockIdx.y;
+    const int32_t row = first_row + n_rows - 1 - static_cast<int32_t>(blockIdx.x), head = blockIdx.y;
     const int32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int32_t seq = sequence_of(a.seq_start, a.n_seqs, row);
     const int32_t p = a.kv_len[seq] - a.seq_start[seq + 1] + row;
@@ -128,13 +129,13 @@ __global__ void __launch_bounds__(32 * ANY_WARPS)
 }
 
 llm_status attention_any(struct cuda_backend *cu, const struct attention_call *a, enum llm_dtype kv_dtype,
-                         int32_t n_tokens)
+                         int32_t first_row, int32_t n_rows)
 {
-    const dim3 grid(n_tokens, a->n_heads);
+    const dim3 grid(static_cast<unsigned>(n_rows), static_cast<unsigned>(a->n_heads));
     auto kernel = a->head_dim <= 64    ? any_kernel<2>
                   : a->head_dim <= 128 ? any_kernel<4>
                   : a->head_dim <= 256 ? any_kernel<8>
                                        : any_kernel<MAX_HEAD_DIM / 32>;
     return cuda_launch(cu, "attention", kernel, grid, dim3(32 * ANY_WARPS), 0, *a, cu->base.act_dtype,
-                       kv_dtype, n_tokens);
+                       kv_dtype, first_row, n_rows);
 }

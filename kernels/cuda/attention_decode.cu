@@ -1,0 +1,430 @@
+/* Decodes: one row a sequence, all the time goes into reading K and V. The q heads that share a KV head are
+ * the rows of a tensor-core product, so that KV is read once. The tiles of all sequences and heads are dealt
+ * out evenly to a persistent grid (attention_plan.cu); what a block computes of one sequence and head is a
+ * piece. A piece that does not have all keys leaves its sums in `partials`, and the last to come adds them
+ * up.
+ *
+ * Each warp takes 16 keys of every tile by itself: its own copies, softmax and sums, no barrier before the
+ * end of a piece. Copies run n_stages - 1 tiles ahead, across pieces. */
+
+#include "kernels/cuda/attention_rows.cuh"
+
+enum { DECODE_WARPS = 4, DECODE_THREADS = 32 * DECODE_WARPS, WARP_KEYS = DECODE_TILE / DECODE_WARPS };
+enum { MERGE_BLOCK = 64 /* partials whose weights are in shared memory at once */ };
+
+/* Bytes in shared memory. Rows are an odd number of 16-byte units apart: 8 rows of a matrix are in 8
+ * different groups of banks. */
+template <int HD> struct decode_layout {
+    static constexpr int ROW = 2 * HD + 16;
+    static constexpr int HALF = WARP_KEYS * ROW; /* K of a warp, then as much V */
+    static constexpr int STAGE = DECODE_WARPS * 2 * HALF;
+    /* A warp's sums at the end of a piece, over its K and V: [16][SUM_ROW] floats. */
+    static constexpr int SUM_ROW = HD + 8;
+    static_assert(16 * SUM_ROW * 4 == 2 * HALF, "the sums of a warp fit where its keys were");
+};
+
+/* A place in the order sequence, KV head, tile. */
+struct decode_walk {
+    int32_t seq, head, tile; /* tile: from key 0 of the sequence */
+    int32_t first, end, len; /* of seq: tiles, keys */
+};
+
+__device__ __forceinline__ void walk_enter(struct decode_walk &w, const struct attention_call &a, int32_t seq)
+{
+    w.seq = seq;
+    w.len = a.kv_len[seq];
+    w.first = first_key(w.len - 1, a.window) / DECODE_TILE;
+    w.end = (w.len - 1) / DECODE_TILE + 1;
+    w.tile = w.first;
+}
+
+__device__ __forceinline__ void walk_next(struct decode_walk &w, const struct attention_call &a,
+                                          int32_t n_seqs)
+{
+    if (++w.tile < w.end) return;
+    w.tile = w.first;
+    if (++w.head < a.n_kv_heads) return;
+    w.head = 0;
+    if (w.seq + 1 < n_seqs) walk_enter(w, a, w.seq + 1);
+}
+
+/* The page of this warp's keys; 16 consecutive keys are in one. */
+__device__ __forceinline__ int32_t walk_page(const struct decode_walk &w, const struct attention_call &a,
+                                             int32_t warp)
+{
+    const int32_t key = min(w.tile * DECODE_TILE + warp * WARP_KEYS, w.len - 1);
+    return a.block_table[w.seq * a.block_table_stride + (key >> a.page_shift)];
+}
+
+/* Starts the copy of this warp's keys; those past the end become zeros, since what a page held before may be
+ * anything, NaN too. */
+template <int HD>
+__device__ __forceinline__ void copy_keys(const struct decode_walk &w, const struct attention_call &a,
+                                          int32_t page, uint32_t to, int32_t warp, int32_t lane)
+{
+    using layout = decode_layout<HD>;
+    constexpr int UNITS = HD / 8; /* of 16 bytes, a row */
+    const int32_t key = w.tile * DECODE_TILE + warp * WARP_KEYS, left = w.len - key;
+    const char *from = a.k + page * a.page_bytes + w.head * a.head_bytes +
+                       static_cast<int64_t>(key & ((1 << a.page_shift) - 1)) * (2 * HD);
+#pragma unroll
+    for (int i = 0; i < UNITS * WARP_KEYS / 32; i++) {
+        const int32_t unit = lane + 32 * i, row = unit / UNITS;
+        copy_async_16(to + row * layout::ROW + unit % UNITS * 16, from + unit * 16, row < left);
+    }
+#pragma unroll
+    for (int i = 0; i < UNITS * WARP_KEYS / 32; i++) {
+        const int32_t unit = lane + 32 * i, row = unit / UNITS;
+        copy_async_16(to + layout::HALF + row * layout::ROW + unit % UNITS * 16, from + a.v_bytes + unit * 16,
+                      row < left);
+    }
+}
+
+/* q of a piece as the fragments of a product, [HD / 16][lane], which the warps share; they fetch a quarter
+ * each. Rows past the group are zero. Ends with a barrier. */
+template <typename T, int HD>
+__device__ __forceinline__ void piece_begin(struct row_state<HD> &st, const struct decode_walk &w,
+                                            const struct attention_call &a, uint4 *fragments, int32_t warp,
+                                            int32_t lane)
+{
+    const int32_t r = lane / 4;
+    const T *q = static_cast<const T *>(a.q) + w.seq * a.q_stride +
+                 (static_cast<int64_t>(w.head) * a.group + r) * HD + lane % 4 * 2;
+    auto pair = [&](int32_t row, int32_t column) {
+        return r + row < a.group ? *reinterpret_cast<const uint32_t *>(q + row * HD + column) : 0;
+    };
+#pragma unroll
+    for (int i = 0; i < (HD / 16 + DECODE_WARPS - 1) / DECODE_WARPS; i++) {
+        const int32_t k = i * DECODE_WARPS + warp;
+        if (k < HD / 16)
+            fragments[k * 32 + lane] =
+                make_uint4(pair(0, k * 16), pair(8, k * 16), pair(0, k * 16 + 8), pair(8, k * 16 + 8));
+    }
+    rows_clear(st);
+    __syncthreads();
+}
+
+template <typename T, int HD>
+__device__ __forceinline__ void attend_tile(struct row_state<HD> &st, const struct decode_walk &w,
+                                            const struct attention_call &a, const uint4 *q, uint32_t k,
+                                            int32_t warp, int32_t lane)
+{
+    using layout = decode_layout<HD>;
+    const int32_t key = w.tile * DECODE_TILE + warp * WARP_KEYS, low = first_key(w.len - 1, a.window);
+    if (key >= w.len || key + WARP_KEYS <= low) return;
+    float s[2][4] = {};
+    const uint32_t k_lane = k + k_lane_offset<layout::ROW>(lane);
+#pragma unroll
+    for (int i = 0; i < HD / 16; i++) {
+        uint32_t b[4];
+        load_matrices(b, k_lane + i * 32);
+        const uint4 v = q[i * 32 + lane];
+        const uint32_t rows[4] = {v.x, v.y, v.z, v.w};
+        multiply<T>(s[0], rows, b[0], b[1]);
+        multiply<T>(s[1], rows, b[2], b[3]);
+    }
+    const struct key_range range = {{low, low}, {w.len, w.len}};
+    rows_weigh(st, s, a, range, key + lane % 4 * 2, key < low || key + WARP_KEYS > w.len);
+    rows_add<T, HD>(st, s[0], s[1], k + layout::HALF + v_lane_offset<layout::ROW>(lane));
+}
+
+template <typename T> __device__ __forceinline__ void store_4(T *to, const float4 &v)
+{
+    *reinterpret_cast<uint2 *>(to) = make_uint2(pack<T>(v.x, v.y), pack<T>(v.z, v.w));
+}
+
+__device__ __forceinline__ void add_scaled(float4 &sum, const float4 &v, float scale)
+{
+    sum.x += v.x * scale, sum.y += v.y * scale, sum.z += v.z * scale, sum.w += v.w * scale;
+}
+
+/* Adds up the n partials of a sequence and KV head, from bin b0 on, into out [group][HD]. `scratch`: shared,
+ * (MERGE_BLOCK + 18) * 16 floats. */
+template <typename T, int HD>
+__device__ void merge_partials(const struct decode_partials &partials, int32_t b0, int32_t n, int32_t group,
+                               float *scratch, T *out)
+{
+    constexpr int EACH =
+        (HD * DECODE_MAX_GROUP / 4 + DECODE_THREADS - 1) / DECODE_THREADS; /* float4 a thread */
+    float *weights = scratch, *reduced = scratch + MERGE_BLOCK * 16, *tops = reduced + 8 * 16;
+    float *totals = reduced + 9 * 16;
+    const int32_t thread = threadIdx.x, row = thread % 16, turn = thread / 16;
+    float top = -INFINITY, total = 0;
+    if (row < group)
+        for (int32_t j = turn; j < n; j += 8)
+            top = fmaxf(top, __ldcg(&partials.stats[(2 * (b0 + j) + (j == 0)) * group + row]).x);
+    reduced[turn * 16 + row] = top;
+    __syncthreads();
+    if (turn == 0) {
+        for (int i = 1; i < 8; i++) top = fmaxf(top, reduced[i * 16 + row]);
+        tops[row] = top;
+    }
+    __syncthreads();
+    top = tops[row];
+    float4 sum[EACH] = {};
+    for (int32_t block = 0; block < n; block += MERGE_BLOCK) {
+        const int32_t here = min(n - block, MERGE_BLOCK);
+        for (int32_t j = turn; j < here; j += 8) {
+            float weight = 0;
+            if (row < group) {
+                const int32_t slot = 2 * (b0 + block + j) + (block + j == 0);
+                const float2 stats = __ldcg(&partials.stats[slot * group + row]);
+                weight = exp2_fast(stats.x - top);
+                total += weight * stats.y;
+            }
+            weights[j * 16 + row] = weight;
+        }
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            const int32_t e = thread + i * DECODE_THREADS;
+            if (e >= group * HD / 4) break;
+#pragma unroll 8
+            for (int32_t j = 0; j < here; j++) {
+                const int64_t slot = 2 * (b0 + block + j) + (block + j == 0);
+                const float4 *sums = reinterpret_cast<const float4 *>(partials.sums + slot * group * HD);
+                add_scaled(sum[i], __ldcg(&sums[e]), weights[j * 16 + e / (HD / 4)]);
+            }
+        }
+        __syncthreads();
+    }
+    reduced[turn * 16 + row] = total;
+    __syncthreads();
+    if (turn == 0) {
+        for (int i = 1; i < 8; i++) total += reduced[i * 16 + row];
+        totals[row] = total;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        const int32_t e = thread + i * DECODE_THREADS;
+        if (e >= group * HD / 4) break;
+        const float inverse = 1 / totals[e / (HD / 4)];
+        store_4(out + 4 * e,
+                make_float4(sum[i].x * inverse, sum[i].y * inverse, sum[i].z * inverse, sum[i].w * inverse));
+    }
+}
+
+/* The sums of the four warps at the end of a piece, in shared memory. */
+struct decode_stats {
+    float top[DECODE_WARPS][16], weight[DECODE_WARPS][16];
+};
+
+template <int HD>
+__device__ __forceinline__ void put_sums(struct row_state<HD> &st, struct decode_stats &stats, char *area,
+                                         int32_t group, int32_t warp, int32_t lane)
+{
+    using layout = decode_layout<HD>;
+    float *sums = reinterpret_cast<float *>(area + warp * 2 * layout::HALF);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const int32_t row = lane / 4 + 8 * i;
+        const float weight = quad_sum(st.weight[i]);
+        if (row >= group) continue;
+        if (lane % 4 == 0) stats.top[warp][row] = st.top[i], stats.weight[warp][row] = weight;
+#pragma unroll
+        for (int d = 0; d < HD / 8; d++)
+            *reinterpret_cast<float2 *>(sums + row * layout::SUM_ROW + d * 8 + lane % 4 * 2) =
+                make_float2(st.sum[d][2 * i], st.sum[d][2 * i + 1]);
+    }
+}
+
+/* Adds up the warps: into out [group][HD], or, if slot >= 0, unscaled into that partial. */
+template <typename T, int HD>
+__device__ __forceinline__ void add_warps(const struct decode_stats &stats, const char *area, int32_t group,
+                                          const struct decode_partials &partials, int64_t slot, T *out)
+{
+    using layout = decode_layout<HD>;
+    for (int32_t e = threadIdx.x; e < group * HD / 4; e += DECODE_THREADS) {
+        const int32_t row = e / (HD / 4), column = e % (HD / 4) * 4;
+        float top = stats.top[0][row], total = 0;
+        for (int w = 1; w < DECODE_WARPS; w++) top = fmaxf(top, stats.top[w][row]);
+        float4 sum = {};
+#pragma unroll
+        for (int w = 0; w < DECODE_WARPS; w++) {
+            const float scale = exp2_fast(stats.top[w][row] - top);
+            const float *from = reinterpret_cast<const float *>(area + w * 2 * layout::HALF);
+            total += scale * stats.weight[w][row];
+            add_scaled(sum, *reinterpret_cast<const float4 *>(from + row * layout::SUM_ROW + column), scale);
+        }
+        if (slot >= 0) {
+            reinterpret_cast<float4 *>(partials.sums + slot * group * HD)[e] = sum;
+            if (column == 0) partials.stats[slot * group + row] = make_float2(top, total);
+        } else {
+            const float inverse = 1 / total;
+            store_4(out + 4 * e,
+                    make_float4(sum.x * inverse, sum.y * inverse, sum.z * inverse, sum.w * inverse));
+        }
+    }
+}
+
+/* The bin that has tile x, of `all` dealt to n_bins. */
+__device__ __forceinline__ int32_t bin_of(int32_t x, int32_t all, int32_t n_bins)
+{
+    return static_cast<int32_t>((static_cast<int64_t>(x + 1) * n_bins - 1) / all);
+}
+
+/* The end of a piece: all warps' sums to the output, or to a partial; then the last of its sequence and head
+ * adds the partials up. `area`: the stage just used, free. Begins without and ends with a barrier. */
+template <typename T, int HD>
+__device__ void piece_end(struct row_state<HD> &st, const struct decode_walk &w,
+                          const struct attention_call &a, const struct attention_plan &plan,
+                          const struct decode_partials &partials, int32_t n_decode, bool whole,
+                          bool begun_here, char *area)
+{
+    __shared__ struct decode_stats stats;
+    __shared__ int32_t is_last;
+    put_sums<HD>(st, stats, area, a.group, threadIdx.x / 32, threadIdx.x % 32);
+    T *out = static_cast<T *>(a.out) + w.seq * a.out_stride + static_cast<int64_t>(w.head) * a.group * HD;
+    const int64_t slot = whole ? -1 : 2 * static_cast<int64_t>(blockIdx.x) + begun_here;
+    __syncthreads();
+    add_warps<T, HD>(stats, area, a.group, partials, slot, out);
+    __syncthreads();
+    if (whole) return;
+
+    const int32_t all = plan.tile_start[n_decode] * a.n_kv_heads, n_bins = *plan.n_bins;
+    const int32_t x = plan.tile_start[w.seq] * a.n_kv_heads + w.head * (w.end - w.first);
+    const int32_t b0 = bin_of(x, all, n_bins), n = bin_of(x + w.end - w.first - 1, all, n_bins) - b0 + 1;
+    int32_t *arrived = &partials.arrived[w.seq * a.n_kv_heads + w.head];
+    if (threadIdx.x == 0) {
+        __threadfence();
+        is_last = atomicAdd(arrived, 1) == n - 1;
+        if (is_last) *arrived = 0;
+        __threadfence();
+    }
+    __syncthreads();
+    if (is_last) merge_partials<T, HD>(partials, b0, n, a.group, reinterpret_cast<float *>(area), out);
+    __syncthreads();
+}
+
+template <typename T, int HD>
+__global__ void __launch_bounds__(DECODE_THREADS, HD <= 64    ? 4
+                                                  : HD <= 96  ? 3
+                                                  : HD <= 128 ? 2
+                                                              : 1)
+    decode_kernel(const struct attention_call a, const struct attention_plan plan,
+                  const struct decode_partials partials, int32_t n_decode, int32_t n_stages)
+{
+    using layout = decode_layout<HD>;
+    extern __shared__ __align__(128) char smem[];
+    __shared__ uint4 q[HD / 16 * 32];
+    pdl_wait();
+    pdl_launch();
+    if (blockIdx.x >= *plan.n_bins) return;
+    const int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const struct decode_bin bin = plan.bins[blockIdx.x];
+    struct decode_walk here, ahead;
+    walk_enter(here, a, bin.seq);
+    here.head = bin.head;
+    here.tile += bin.tile;
+    ahead = here;
+    int32_t page = walk_page(ahead, a, warp), to_copy = bin.n;
+    const uint32_t own = smem_address(smem) + warp * 2 * layout::HALF;
+
+    auto copy_next = [&](int32_t stage) {
+        if (to_copy) {
+            copy_keys<HD>(ahead, a, page, own + stage * layout::STAGE, warp, lane);
+            if (--to_copy) {
+                walk_next(ahead, a, n_decode);
+                page = walk_page(ahead, a, warp);
+            }
+        }
+        copy_async_commit();
+    };
+    for (int32_t i = 0; i < n_stages - 1; i++) copy_next(i);
+
+    struct row_state<HD> st;
+    piece_begin<T, HD>(st, here, a, q, warp, lane);
+    bool begun_here = bin.tile == 0;
+    int32_t stage = 0, free_stage = n_stages - 1;
+    for (int32_t i = 0; i < bin.n; i++) {
+        if (n_stages == 2)
+            copy_async_wait<0>();
+        else if (n_stages == 3)
+            copy_async_wait<1>();
+        else
+            copy_async_wait<2>();
+        __syncwarp();
+        copy_next(free_stage);
+        attend_tile<T, HD>(st, here, a, q, own + stage * layout::STAGE, warp, lane);
+        const bool ended = here.tile + 1 == here.end;
+        if (ended || i + 1 == bin.n) {
+            __syncwarp();
+            piece_end<T, HD>(st, here, a, plan, partials, n_decode, ended && begun_here, begun_here,
+                             smem + stage * layout::STAGE);
+            begun_here = true;
+        }
+        if (i + 1 < bin.n) {
+            walk_next(here, a, n_decode);
+            if (ended) piece_begin<T, HD>(st, here, a, q, warp, lane);
+        }
+        free_stage = stage;
+        if (++stage == n_stages) stage = 0;
+    }
+}
+
+/* ---- the host's side ----------------------------------------------------------------------------------- */
+
+typedef void decode_function(struct attention_call, struct attention_plan, struct decode_partials, int32_t,
+                             int32_t);
+
+struct decode_choice {
+    decode_function *kernel;
+    int32_t stage_bytes, blocks_per_sm, n_stages;
+};
+
+template <typename T> static struct decode_choice choose_for(int32_t head_dim)
+{
+    switch (head_dim) {
+    case 64:
+        return {decode_kernel<T, 64>, decode_layout<64>::STAGE, 4, 3};
+    case 80:
+        return {decode_kernel<T, 80>, decode_layout<80>::STAGE, 3, 3};
+    case 96:
+        return {decode_kernel<T, 96>, decode_layout<96>::STAGE, 2, 4};
+    case 128:
+        return {decode_kernel<T, 128>, decode_layout<128>::STAGE, 2, 3};
+    case 256:
+        return {decode_kernel<T, 256>, decode_layout<256>::STAGE, 1, 3};
+    default:
+        return {};
+    }
+}
+
+/* Fills the choice with what this device's shared memory allows; kernel null: nothing. */
+static struct decode_choice choose(const struct cuda_backend *cu, const struct kv_cache *kv, int32_t group)
+{
+    if (kv->dtype != cu->base.act_dtype || group > DECODE_MAX_GROUP || kv->page_size < WARP_KEYS) return {};
+    struct decode_choice c = {};
+    if (kv->dtype == DTYPE_BF16) c = choose_for<__nv_bfloat16>(kv->head_dim);
+    if (kv->dtype == DTYPE_F16) c = choose_for<__half>(kv->head_dim);
+    if (!c.kernel) return c;
+    /* A block takes 1 KB, and some hundred bytes for its statistics, beside its stages. */
+    const size_t per_sm = cu->smem_max + 1024;
+    while (c.n_stages >= 2 && c.n_stages * static_cast<size_t>(c.stage_bytes) + 1024 > cu->smem_max)
+        c.n_stages--;
+    if (c.n_stages < 2) return {};
+    while (c.blocks_per_sm > 1 &&
+           c.blocks_per_sm * (c.n_stages * static_cast<size_t>(c.stage_bytes) + 2048) > per_sm)
+        c.blocks_per_sm--;
+    return c;
+}
+
+int32_t attention_decode_bins(const struct cuda_backend *cu, const struct kv_cache *kv, int32_t group)
+{
+    const struct decode_choice c = choose(cu, kv, group);
+    return c.kernel ? c.blocks_per_sm * cu->n_sms : 0;
+}
+
+llm_status attention_decode(struct cuda_backend *cu, const struct attention_call *a,
+                            const struct kv_cache *kv, const struct attention_plan *plan)
+{
+    const struct decode_choice c = choose(cu, kv, a->group);
+    const int32_t bytes = c.n_stages * c.stage_bytes;
+    if (cuda_check(cu, cudaFuncSetAttribute(c.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+                   "attention of decodes"))
+        return LLM_EFAILED;
+    return cuda_launch(cu, "attention of decodes", c.kernel, dim3(c.blocks_per_sm * cu->n_sms),
+                       dim3(DECODE_THREADS), static_cast<size_t>(bytes), *a, *plan, cu->attention->partials,
+                       cu->attention->shape.n_decode, c.n_stages);
+}
