@@ -25,5 +25,6 @@ server:get("/metrics", llm.metrics)
 openai.page(server, engine, opts) -- a chat page at /
 
 llm.try(server.listen, server)
-server:run(function() io.stderr:write(("Serving %s at %s\n"):format(engine.model, server:url())) end)
+io.stderr:write(("Serving %s at %s\n"):format(engine.model, server:url()))
+server:run()
 engine:close()

@@ -4,24 +4,22 @@
 /* What the scheduler knows of one sequence: its tokens, its place in the order, its pages. Knows nothing of
  * requests, clients or text, so that a simulator can make one from nothing. Engine thread only. */
 
-#include "engine/holding.h"
+#include "engine/prefix.h"
 
 #include <stdint.h>
 
 enum sequence_state {
     SEQUENCE_NEW,      /* not known to the scheduler: not submitted yet, or waiting to be forked */
-    SEQUENCE_WAITING,  /* in the queue; owns no page (its holding may) */
+    SEQUENCE_WAITING,  /* in the queue; owns no page */
     SEQUENCE_RUNNING,  /* in every plan the budget allows */
     SEQUENCE_FINISHED, /* owns no page, never comes back */
 };
 
 struct sequence {
-    /* Its tokens: the prompt (shared within a request), then the output. Of the output the last n_pending are
-     * being made by a device: instead of a token there is -1 - the place where the device will find it. */
+    /* Its tokens: the prompt (shared within a request), then the output. */
     const int32_t *prompt;
     int32_t *output;
-    int32_t n_prompt, n_output, n_pending;
-    int32_t most_output; /* a sequence that has so many computes no more; 0: no bound */
+    int32_t n_prompt, n_output;
 
     /* Its place: lower priority value first, then lower arrival, then lower index. */
     int32_t priority;
@@ -32,12 +30,8 @@ struct sequence {
     int32_t group;
     int32_t seats; /* while it runs: what it takes of max_num_seqs, for itself and forks to come */
 
-    /* Of its prompt, it must compute each token from here on itself (its logits are wanted), whatever is
-     * cached; n_prompt or more: only the last one. */
-    int32_t compute_from;
-
-    /* Where its pages come from when it is admitted and go to when it ends; null: nobody keeps them. */
-    struct holding *holding;
+    /* 1: it must compute each token of its prompt itself (its logits are wanted), cached or not. */
+    int compute_prompt;
 
     enum sequence_state state;
     int32_t n_computed; /* leading tokens whose K and V are in its pages */
@@ -47,7 +41,6 @@ struct sequence {
     struct block_hash root;    /* of its cache salt: what the chain starts from */
     struct block_hash *hashes; /* of its full blocks, made when needed; room as for pages */
     int32_t n_hashes;
-    int32_t n_named; /* leading pages that scheduler_name has seen to */
 
     int32_t n_cached; /* prompt tokens found cached at first admission; -1: not admitted yet */
     int32_t n_preemptions;
@@ -58,12 +51,6 @@ struct sequence {
 static inline int32_t sequence_length(const struct sequence *s)
 {
     return s->n_prompt + s->n_output;
-}
-
-/* Tokens that are known. */
-static inline int32_t sequence_known(const struct sequence *s)
-{
-    return s->n_prompt + s->n_output - s->n_pending;
 }
 
 static inline int32_t sequence_token(const struct sequence *s, int32_t i)
