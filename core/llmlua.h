@@ -27,6 +27,7 @@ extern "C" {
 struct llm_engine;
 struct llm_client;
 struct llm_request;
+struct llm_sequence;
 struct llm_tokenizer;
 
 const char *llm_version(void); /* "0.1.0" */
@@ -47,8 +48,8 @@ struct llm_engine_options {
     uint64_t seed;       /* of requests that bring none (mixed with their number), and of dummy weights */
     int32_t max_model_len;          /* tokens, prompt and output; default: the model's own */
     int32_t max_num_seqs;           /* sequences in one step; default 256 */
-    int32_t max_num_batched_tokens; /* token budget of one step; default 512 */
-    int32_t block_size;             /* tokens a KV page; default 16 */
+    int32_t max_num_batched_tokens; /* token budget of one step; default 512; on a GPU 8192 */
+    int32_t block_size;             /* tokens a KV page; default 16; on a GPU 64 */
     /* bytes; default: what max_num_seqs sequences of max_model_len need, but at most 4 GiB (or what one such
      * sequence needs) and half of the memory that is free. Pages are backed by the system as they are used.
      */
@@ -58,8 +59,10 @@ struct llm_engine_options {
     const char *scheduling_policy; /* "fcfs" (default), "priority" */
     int32_t max_num_queued_reqs;   /* beyond it llm_submit answers LLM_EFULL; default: no bound */
     int32_t max_logprobs;          /* most that a request may ask for; default 20; -1: the vocabulary */
-    int32_t threads;               /* default: the processors this process may use */
-    const char *cpu_isa;           /* "ref", "avx2", "avx512"; null: the best here */
+    const char *device; /* "auto" (default: a CUDA device if there is one), "cpu", "cuda", "cuda:1", … */
+    float gpu_memory_utilization; /* share of the device's memory that may be used; default 0.9 */
+    int32_t threads;              /* default: the processors this process may use */
+    const char *cpu_isa;          /* "ref", "avx2", "avx512"; null: the best here */
     /* Called on the opening thread while weights load. */
     void (*on_load)(void *ud, int64_t bytes_done, int64_t bytes_total);
     void *on_load_ud;
@@ -103,6 +106,39 @@ struct llm_stats {
 };
 void llm_engine_stats(const struct llm_engine *engine, struct llm_stats *out);
 
+/* Distributions of what has happened since the engine was opened. Bounds are vLLM's. */
+enum llm_distribution {
+    LLM_STEP_TOKENS,   /* tokens computed in a step, of prompts and outputs */
+    LLM_TOKEN_GAP,     /* seconds between two tokens of a sequence */
+    LLM_PAGE_LIFETIME, /* seconds from a KV page's first use to the loss of what it held in the prefix cache
+                        */
+    LLM_PAGE_IDLE,     /* of these, seconds from its last use on */
+    LLM_PAGE_REUSE,    /* seconds from a use of a cached page to the next */
+    LLM_N_DISTRIBUTIONS
+};
+
+enum { LLM_HISTOGRAM_BUCKETS = 24 };
+
+struct llm_histogram {
+    const double *bounds; /* upper ends, included; constant */
+    int32_t n_bounds;
+    uint64_t counts[LLM_HISTOGRAM_BUCKETS]; /* [n_bounds + 1]: of each bucket alone; the last has no end */
+    double sum;
+};
+/* which: of enum llm_distribution. */
+void llm_engine_histogram(const struct llm_engine *engine, enum llm_distribution which,
+                          struct llm_histogram *out);
+
+/* What the pages of KV memory hold, a byte a page. From LLM_PAGE_OWNED on: used by one running request alone;
+ * requests are numbered in the order of their arrival, modulo 256 - LLM_PAGE_OWNED. Other pages in use are
+ * LLM_PAGE_SHARED. */
+enum { LLM_PAGE_FREE, LLM_PAGE_CACHED, LLM_PAGE_SHARED, LLM_PAGE_OWNED };
+
+/* Copies the first `capacity` pages of the last picture to `map`, and asks the engine's thread for a new one,
+ * which it draws before its next step; at first all is free. Returns the number of pages there are. Nothing
+ * is drawn for those who do not ask. */
+int32_t llm_engine_page_map(struct llm_engine *engine, uint8_t *map, int32_t capacity);
+
 /* Forgets all cached prefixes. Takes effect before the next step. */
 void llm_engine_reset_prefix_cache(struct llm_engine *engine);
 
@@ -131,6 +167,102 @@ llm_status llm_tokenize(const struct llm_tokenizer *tokenizer, const char *text,
 llm_status llm_detokenize(const struct llm_tokenizer *tokenizer, const int32_t *ids, size_t n,
                           int skip_special, char *text, size_t capacity, size_t *bytes,
                           struct llm_error *err);
+
+/* ---- policies ------------------------------------------------------------------------------------------ */
+
+/* A policy takes part in choosing tokens: a table of functions and data that an engine knows by name, and
+ * that requests ask for in a chain. The row of logits goes through allowed_token_ids, bad_words, min_tokens,
+ * logit_bias, penalties, the `logits` hooks of the chain, in order, then its graphs, in order (one that
+ * samples ends the way), temperature, min_p, top_k, top_p, the `candidates` hooks, in order: the first that
+ * names a token has chosen; if none does, a draw. Log-probabilities are those of the raw row. A hook that is
+ * null costs nothing, nor does a policy to requests that do not name it.
+ *
+ * begin, logits, candidates and done are called on the engine's thread, graphs run on its workers: whatever a
+ * hook waits for, all requests wait for. A hook that fails ends its request with FINISH_ERROR and no other.
+ */
+
+struct graph;      /* graph/graph.h */
+struct graph_args; /* the same */
+
+enum {
+    LLM_MAX_CHAIN = 16, /* policies a request */
+    LLM_MAX_CANDIDATES = 256,
+    LLM_MAX_POLICY_GENERATIONS = 64 /* of one name that requests may still use */
+};
+
+/* What one request asks of one policy, made once, before the request is queued; then constant. */
+struct llm_policy_args {
+    void *own;                      /* the policy's */
+    const struct graph_args *graph; /* for its graph; null without one */
+};
+
+/* One sequence under one policy. Valid from begin to done; n_output and what output points to grow. */
+struct llm_policy_run {
+    const int32_t *prompt, *output;
+    int32_t n_prompt, n_output; /* the token to be chosen has position n_prompt + n_output */
+    int32_t index;              /* of the sequence in its request */
+    int32_t place;              /* of the policy in the chain */
+    uint64_t seed;
+    const struct llm_policy_args *args;
+    void *own; /* null; the policy's to set */
+};
+
+/* By falling probability in the distribution after temperature, min_p, top_k and top_p; with temperature 0,
+ * in that of temperature 1, where the likeliest token is what is taken unless a hook says otherwise. */
+struct llm_candidate {
+    int32_t token;
+    float prob, logprob;
+};
+
+struct llm_policy {
+    const char *name; /* borrowed for the call */
+    void *self;
+    int ignore_errors;      /* 1: a hook that fails is left out for the rest of the sequence */
+    int32_t max_candidates; /* 1 .. LLM_MAX_CANDIDATES; 0: the most */
+    const struct graph *graph;
+
+    /* Checks the arguments (a JSON object; null: none given) and makes what hooks need of them. Any thread,
+     * several at once. Errors: LLM_EINVAL (which argument), LLM_ENOMEM. Null: no arguments are taken. */
+    llm_status (*prepare)(void *self, const char *args, size_t bytes, struct llm_policy_args *out,
+                          struct llm_error *err);
+    void (*forget)(void *self, struct llm_policy_args *args); /* any thread; may be null */
+
+    llm_status (*begin)(void *self, struct llm_policy_run *run, struct llm_error *err);
+    /* Exactly once after a begin, whether or not that failed. */
+    void (*done)(void *self, struct llm_policy_run *run);
+    /* May change the row of n logits. A row with NaN or +inf, or with nothing above -inf, is a failure. */
+    llm_status (*logits)(void *self, struct llm_policy_run *run, float *row, int32_t n,
+                         struct llm_error *err);
+    /* *token is -1; an id of the vocabulary is the choice. */
+    llm_status (*candidates)(void *self, struct llm_policy_run *run, const struct llm_candidate *best,
+                             int32_t n, int32_t *token, struct llm_error *err);
+    /* After a failure: more about it (a script's traceback), valid until the next call; may be null. */
+    const char *(*details)(void *self);
+    /* No request uses it any more. Any thread. May be null. */
+    void (*close)(void *self);
+};
+
+/* Makes this what requests submitted from now on get by this name; those before it keep what they have.
+ * The engine takes the policy if the call succeeds. Errors: LLM_EINVAL, LLM_ENOMEM, LLM_EFULL (requests
+ * still use LLM_MAX_POLICY_GENERATIONS former ones). Any thread, as all of these. */
+llm_status llm_policy_add(struct llm_engine *engine, const struct llm_policy *policy, int32_t *generation,
+                          struct llm_error *err);
+/* The generation before the active one serves again; a few are kept. Errors: LLM_ENOENT. */
+llm_status llm_policy_rollback(struct llm_engine *engine, const char *name, int32_t *generation,
+                               struct llm_error *err);
+/* Requests cannot ask for it any more. Errors: LLM_ENOENT. */
+llm_status llm_policy_remove(struct llm_engine *engine, const char *name, struct llm_error *err);
+
+struct llm_policy_info {
+    char name[64];
+    int32_t generation;                       /* counts from 1 */
+    int active;                               /* 1: it is what requests get */
+    int32_t n_users;                          /* requests that hold it */
+    uint64_t n_requests, n_calls, n_failures; /* calls of hooks and graphs */
+    double seconds;                           /* in hooks, on the engine's thread */
+};
+/* Fills up to capacity, active ones first for each name; returns how many there are. */
+size_t llm_policy_list(struct llm_engine *engine, struct llm_policy_info *out, size_t capacity);
 
 /* ---- requests ------------------------------------------------------------------------------------------ */
 
@@ -178,6 +310,12 @@ struct llm_sampling {
 };
 void llm_sampling_init(struct llm_sampling *sampling);
 
+struct llm_policy_use {
+    const char *name;
+    const char *args; /* a JSON object; null: none */
+    size_t args_bytes;
+};
+
 /* Either text or ids. An empty prompt is LLM_EINVAL unless the tokenizer adds a BOS. */
 struct llm_request_spec {
     const char *prompt; /* UTF-8, prompt_bytes long; null: ids */
@@ -189,9 +327,16 @@ struct llm_request_spec {
     int32_t truncate_prompt_tokens; /* 0: no; k: keep the last k */
     int32_t priority;               /* 0; lower runs sooner, under the priority policy */
     const char *cache_salt;         /* null; prefixes are shared only among equal salts */
+    /* Null; else the request runs on this sequence (below): the prompt, which may then be empty, follows its
+     * tokens, and the output follows the prompt. discard 1: the sequence will be what it was before. */
+    struct llm_sequence *sequence;
+    int discard;
+    int32_t prompt_logprobs_start; /* 0; first token of the prompt, with the sequence's, that gets a row */
     int stream; /* 1: events as tokens come; 0: one event a sequence, when it has finished */
     void *user; /* comes back in events */
     struct llm_sampling sampling;
+    const struct llm_policy_use *policies; /* the chain, in order */
+    size_t n_policies;
 };
 void llm_request_spec_init(struct llm_request_spec *spec);
 
@@ -220,6 +365,9 @@ struct llm_event {
     size_t text_bytes;
     const int32_t *tokens; /* new tokens */
     size_t n_tokens;
+    /* [n_tokens] where in `text` the text of each token ends: the first one's begins at 0, the last one's
+     * ends at text_bytes. Null without `stream` or `detokenize`. */
+    const size_t *text_ends;
     /* If asked for: n_tokens rows of n_logprobs entries: the sampled token, then the top ones in order (the
      * sampled one appears again if it is among them). */
     const struct llm_logprob *logprobs;
@@ -230,6 +378,7 @@ struct llm_event {
     const char *stop_string;                 /* if stopped_by_string */
     int request_done;                        /* 1: the request's last event */
     const struct llm_error *error;           /* with FINISH_ERROR */
+    const char *error_details;               /* with it, if a policy failed and has more to say; or null */
 };
 
 /* What is known of a request besides its events. Times in seconds of CLOCK_MONOTONIC. */
@@ -239,16 +388,19 @@ struct llm_request_info {
     size_t n_cached_tokens; /* of the prompt, found in the prefix cache at first admission */
     int32_t n_preemptions;
     double t_submitted, t_scheduled, t_first_token, t_finished; /* 0: not yet */
-    /* prompt_logprobs, complete once the first event is out: n_prompt_tokens rows (row 0 holds nothing: token
-     * is -1) of n_prompt_logprobs entries as in events. Null if not asked for. */
+    /* prompt_logprobs, complete once the first event is out: a row for each token of the prompt from
+     * prompt_logprobs_start on (that of token 0 holds nothing: its token is -1) of n_prompt_logprobs entries
+     * as in events. Null if not asked for. */
     const struct llm_logprob *prompt_logprobs;
+    size_t n_prompt_logprob_rows;
     int32_t n_prompt_logprobs;
 };
 
 /* ---- client -------------------------------------------------------------------------------------------- */
 
 llm_status llm_client_open(struct llm_engine *engine, struct llm_client **out, struct llm_error *err);
-/* Cancels and releases all its requests; returns when the engine has let go of them: after a step at most. */
+/* Cancels and releases all its requests, closes its sequences; returns when the engine has let go of them:
+ * after a step at most. */
 void llm_client_close(struct llm_client *client);
 
 /* A file descriptor that polls readable while events may wait, until llm_next has answered LLM_EAGAIN; for an
@@ -256,8 +408,9 @@ void llm_client_close(struct llm_client *client);
 int llm_client_fd(const struct llm_client *client);
 
 /* Validates everything, tokenizes, queues. Errors: LLM_EINVAL (which parameter, what it must be; a prompt too
- * long for max_model_len says both lengths), LLM_EFULL, LLM_ENOMEM, LLM_EFAILED (the engine has failed: its
- * reason). Release the request when its last event has been taken; releasing earlier cancels it. */
+ * long for max_model_len says both lengths; a policy that does not exist, or its arguments), LLM_EFULL,
+ * LLM_ENOMEM, LLM_EFAILED (the engine has failed: its reason). Release the request when its last event has
+ * been taken; releasing earlier cancels it. */
 llm_status llm_submit(struct llm_client *client, const struct llm_request_spec *spec,
                       struct llm_request **out, struct llm_error *err);
 
@@ -271,6 +424,45 @@ llm_status llm_wait(struct llm_client *client, int32_t timeout_ms);
 void llm_cancel(struct llm_request *request);
 void llm_release(struct llm_request *request);
 void llm_request_info(const struct llm_request *request, struct llm_request_info *out);
+
+/* ---- sequences ----------------------------------------------------------------------------------------- */
+
+/* A text whose K and V are kept: a value that can be extended, forked and rewound. It is the tokens that were
+ * appended or generated; what has to be computed is computed when a request on it needs it, batched with
+ * everything else that runs. All but the last token of a sequence stay computed in pages of KV memory.
+ *
+ * Requests on a sequence are made by llm_submit (spec.sequence), one at a time. They extend it by their
+ * prompt and, as events come, by their output, without a stop token or string that the text does not show
+ * either (a token that runs over the end of the text is left out whole). One that is released early leaves
+ * what its events gave. They may ask for more than others: max_tokens 0 (the prompt is computed, and scored
+ * if prompt_logprobs is set; there is one event, without tokens), and logprobs beyond max_logprobs; but n
+ * is 1.
+ *
+ * Pages are shared between a sequence and its forks; the first token that one of them writes into a shared
+ * page copies that page. Sequences without a running request are the first to give pages back when memory is
+ * short, longest idle first. What they gave back is computed again when it is needed: nothing is lost but
+ * time.
+ *
+ * A sequence belongs to its client and to its client's thread. None of these calls blocks. */
+
+/* An empty one. Errors: LLM_ENOMEM. */
+llm_status llm_sequence_open(struct llm_client *client, struct llm_sequence **out, struct llm_error *err);
+/* Cancels the request on it, which the caller still has to release. Null is accepted. */
+void llm_sequence_close(struct llm_sequence *sequence);
+
+/* Another sequence of the same tokens, of the same client. No token is computed and no page copied for it.
+ * Errors: LLM_EINVAL (a request runs on it), LLM_ENOMEM. */
+llm_status llm_sequence_fork(struct llm_sequence *sequence, struct llm_sequence **out, struct llm_error *err);
+
+/* Adds tokens, not computed yet. Errors: LLM_EINVAL (a request runs on it; max_model_len; an id out of
+ * range), LLM_ENOMEM. */
+llm_status llm_sequence_append(struct llm_sequence *sequence, const int32_t *ids, size_t n,
+                               struct llm_error *err);
+/* Forgets all but the first n_tokens. Errors: LLM_EINVAL (a request runs on it; it has fewer). */
+llm_status llm_sequence_rewind(struct llm_sequence *sequence, size_t n_tokens, struct llm_error *err);
+
+/* Its tokens, valid until it is changed, extended or closed. */
+const int32_t *llm_sequence_tokens(const struct llm_sequence *sequence, size_t *n);
 
 #ifdef __cplusplus
 }

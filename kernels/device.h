@@ -53,8 +53,8 @@ struct sample_args {
 struct device_recording; /* a recorded step */
 
 struct device_ops {
-    /* Bytes that `alloc` can still give. */
-    size_t (*memory_left)(struct backend *be);
+    /* Bytes that `alloc` can still give, and that the device has. */
+    size_t (*memory_left)(struct backend *be, size_t *total);
     void *(*alloc_pinned)(struct backend *be, size_t bytes); /* null: no memory */
     void (*free_pinned)(struct backend *be, void *p);
 
@@ -64,6 +64,9 @@ struct device_ops {
     llm_status (*download)(struct backend *be, void *to, const void *from, size_t bytes);
     llm_status (*copy_in)(struct backend *be, void *to, const void *from, size_t bytes);
     llm_status (*copy_out)(struct backend *be, void *to, const void *from, size_t bytes);
+    /* `rows` rows of `bytes` bytes, which begin `to_pitch` and `from_pitch` bytes apart. */
+    llm_status (*copy_in_rows)(struct backend *be, void *to, size_t to_pitch, const void *from,
+                               size_t from_pitch, size_t bytes, int32_t rows);
 
     /* Marks 0 and 1: set puts one at the end of the queue, wait waits until the device has passed it. */
     llm_status (*set_mark)(struct backend *be, int mark);

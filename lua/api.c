@@ -133,5 +133,6 @@ int luaopen_llm_core(lua_State *L)
     api_open_request(L);
     api_open_tokenizer(L);
     api_open_system(L);
+    api_open_watch(L);
     return 1;
 }

@@ -16,12 +16,14 @@
 int luaopen_llm_core(lua_State *L);
 int luaopen_llm_line(lua_State *L); /* repl.c */
 int luaopen_llm_fs(lua_State *L);   /* api_fs.c */
+int luaopen_llm_crew(lua_State *L); /* api_crew.c */
 
 /* Adds the functions of one file to the module table on top of the stack. [-0, +0, m] */
 void api_open_engine(lua_State *L);
 void api_open_request(lua_State *L);
 void api_open_tokenizer(lua_State *L);
 void api_open_system(lua_State *L);
+void api_open_watch(lua_State *L);
 
 /* ---- values shared by the files of the module ---------------------------------------------------------- */
 
@@ -34,6 +36,7 @@ struct api_engine {
     struct llm_engine *engine;    /* null: closed */
     struct llm_client *client;    /* of this Lua state */
     struct api_request *requests; /* those not released yet */
+    int shared;                   /* 1: another state closes it */
 };
 
 /* Userdata; its environment holds the engine's userdata. Collecting it cancels the request. */
@@ -52,6 +55,14 @@ struct api_tokenizer {
 
 /* The engine at this argument. Raises if it is something else or closed. [-0, +0, e] */
 struct api_engine *api_check_engine(lua_State *L, int arg);
+
+/* Pushes the userdata of an engine that another state has opened and closes, with a client of this state's.
+ * As core.open: [-0, +1|3, m] */
+int api_push_shared_engine(lua_State *L, struct llm_engine *engine);
+
+/* Ends the other members of this state's crew (crew.h), if it is member 1: before it closes what they share.
+ * [-0, +0, m] */
+void api_end_crew(lua_State *L);
 
 /* Cancels and frees; harmless twice. */
 void api_request_release(struct api_request *request);

@@ -30,6 +30,8 @@ static const struct api_field option_fields[] = {
     OPTION(scheduling_policy, API_STRING),
     OPTION(max_num_queued_reqs, API_INT32),
     OPTION(max_logprobs, API_INT32),
+    OPTION(device, API_STRING),
+    OPTION(gpu_memory_utilization, API_FLOAT),
     OPTION(threads, API_INT32),
     OPTION(cpu_isa, API_STRING),
 };
@@ -41,13 +43,47 @@ struct api_engine *api_check_engine(lua_State *L, int arg)
     return e;
 }
 
-static void engine_shut(struct api_engine *e)
+static void engine_shut(lua_State *L, struct api_engine *e)
 {
+    if (e->engine && !e->shared) api_end_crew(L);
     while (e->requests) api_request_release(e->requests);
     llm_client_close(e->client);
-    llm_engine_close(e->engine);
+    if (!e->shared) llm_engine_close(e->engine);
     e->client = NULL;
     e->engine = NULL;
+}
+
+/* The environment maps each live request's address to its userdata, weakly: an abandoned request is
+ * collected, and thereby cancelled. */
+static struct api_engine *engine_new(lua_State *L)
+{
+    struct api_engine *e = lua_newuserdata(L, sizeof *e);
+    memset(e, 0, sizeof *e);
+    luaL_getmetatable(L, API_ENGINE);
+    lua_setmetatable(L, -2);
+    lua_newtable(L);
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "v");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+    lua_setfenv(L, -2);
+    return e;
+}
+
+static int open_client(lua_State *L, struct api_engine *e)
+{
+    struct llm_error err = {LLM_OK, ""};
+    if (llm_client_open(e->engine, &e->client, &err) == LLM_OK) return 1;
+    engine_shut(L, e);
+    return api_fail(L, &err);
+}
+
+int api_push_shared_engine(lua_State *L, struct llm_engine *engine)
+{
+    struct api_engine *e = engine_new(L);
+    e->shared = 1;
+    e->engine = engine;
+    return open_client(L, e);
 }
 
 struct load_hook {
@@ -87,31 +123,15 @@ static int engine_open(lua_State *L)
         options.on_load_ud = &hook;
     }
 
-    struct api_engine *e = lua_newuserdata(L, sizeof *e);
-    memset(e, 0, sizeof *e);
-    luaL_getmetatable(L, API_ENGINE);
-    lua_setmetatable(L, -2);
-    /* The environment maps each live request's address to its userdata, weakly: an abandoned request is
-     * collected, and thereby cancelled. */
-    lua_newtable(L);
-    lua_createtable(L, 0, 1);
-    lua_pushliteral(L, "v");
-    lua_setfield(L, -2, "__mode");
-    lua_setmetatable(L, -2);
-    lua_setfenv(L, -2);
-
+    struct api_engine *e = engine_new(L);
     if (llm_engine_open(&options, &e->engine, &err) != LLM_OK) return api_fail(L, &err);
-    if (llm_client_open(e->engine, &e->client, &err) != LLM_OK) {
-        engine_shut(e);
-        return api_fail(L, &err);
-    }
-    return 1;
+    return open_client(L, e);
 }
 
 /* engine:close(); harmless twice. [-0, +0, -] */
 static int engine_close(lua_State *L)
 {
-    engine_shut(luaL_checkudata(L, 1, API_ENGINE));
+    engine_shut(L, luaL_checkudata(L, 1, API_ENGINE));
     return 0;
 }
 
@@ -191,6 +211,50 @@ static int engine_stats(lua_State *L)
     return 1;
 }
 
+/* engine:histogram(name) -> {bounds = {…}, counts = {…}, sum, n}, counts one longer than bounds. [-0, +1, e]
+ */
+static int engine_histogram(lua_State *L)
+{
+    static const char *const names[LLM_N_DISTRIBUTIONS + 1] = {
+        [LLM_STEP_TOKENS] = "step_tokens",     [LLM_TOKEN_GAP] = "token_gap",
+        [LLM_PAGE_LIFETIME] = "page_lifetime", [LLM_PAGE_IDLE] = "page_idle",
+        [LLM_PAGE_REUSE] = "page_reuse",
+    };
+    struct api_engine *e = api_check_engine(L, 1);
+    struct llm_histogram h;
+    llm_engine_histogram(e->engine, (enum llm_distribution)luaL_checkoption(L, 2, NULL, names), &h);
+    double n = 0;
+    lua_createtable(L, 0, 4);
+    lua_createtable(L, h.n_bounds, 0);
+    lua_createtable(L, h.n_bounds + 1, 0);
+    for (int32_t i = 0; i <= h.n_bounds; i++) {
+        if (i < h.n_bounds) {
+            lua_pushnumber(L, h.bounds[i]);
+            lua_rawseti(L, -3, i + 1);
+        }
+        lua_pushnumber(L, (double)h.counts[i]);
+        lua_rawseti(L, -2, i + 1);
+        n += (double)h.counts[i];
+    }
+    lua_setfield(L, -3, "counts");
+    lua_setfield(L, -2, "bounds");
+    set_number(L, "sum", h.sum);
+    set_number(L, "n", n);
+    return 1;
+}
+
+/* engine:page_map() -> a string, a byte a page: 0 free, 1 cached, 2 used by several sequences, else by the
+ * request of that number. As of the last call or later; see llm_engine_page_map. [-0, +1, e] */
+static int engine_page_map(lua_State *L)
+{
+    struct api_engine *e = api_check_engine(L, 1);
+    int32_t n = llm_engine_page_map(e->engine, NULL, 0);
+    uint8_t *map = lua_newuserdata(L, n > 0 ? (size_t)n : 1);
+    llm_engine_page_map(e->engine, map, n);
+    lua_pushlstring(L, (const char *)map, (size_t)n);
+    return 1;
+}
+
 /* engine:reset_prefix_cache(). [-0, +0, e] */
 static int engine_reset_prefix_cache(lua_State *L)
 {
@@ -204,6 +268,8 @@ void api_open_engine(lua_State *L)
                                        {"is_open", engine_is_open},
                                        {"info", engine_info},
                                        {"stats", engine_stats},
+                                       {"histogram", engine_histogram},
+                                       {"page_map", engine_page_map},
                                        {"reset_prefix_cache", engine_reset_prefix_cache},
                                        {NULL, NULL}};
     api_new_type(L, API_ENGINE, methods, engine_close);

@@ -442,6 +442,18 @@ static void end_with(lua_State *L, struct api_exchange *e, void (*end)(struct ht
     api_leave(loop, outer);
 }
 
+static int write_result(lua_State *L, struct api_exchange *e, llm_status rc)
+{
+    if (rc == LLM_EINVAL)
+        return luaL_error(L, "the response has not begun, has ended, or is longer than announced");
+    if (rc == LLM_ENOMEM) {
+        end_with(L, e, http_exchange_abort);
+        return gone(L);
+    }
+    lua_pushboolean(L, rc == LLM_OK);
+    return 1;
+}
+
 /* exchange:write(text, …) -> true: go on; false: taken, but wait for on_writable | nil, message: the client
  * has left. All the strings are one chunk. [-0, +1|2, e] */
 static int exchange_write(lua_State *L)
@@ -456,15 +468,70 @@ static int exchange_write(lua_State *L)
         parts[i].iov_base = (void *)(uintptr_t)luaL_checklstring(L, i + 2, &size);
         parts[i].iov_len = size;
     }
-    llm_status rc = http_reply_writev(e->x, parts, n);
-    if (rc == LLM_EINVAL)
-        return luaL_error(L, "the response has not begun, has ended, or is longer than announced");
-    if (rc == LLM_ENOMEM) {
-        end_with(L, e, http_exchange_abort);
-        return gone(L);
+    return write_result(L, e, http_reply_writev(e->x, parts, n));
+}
+
+/* Text to the inside of a JSON string: from s to out, which has six bytes for each of n. */
+static size_t escape(char *out, const char *s, size_t n)
+{
+    static const char short_names[] = "btn_fr"; /* of the characters 8 to 13 */
+    char *p = out;
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)s[i];
+        if (c >= ' ' && c != '"' && c != '\\') {
+            *p++ = (char)c;
+            continue;
+        }
+        *p++ = '\\';
+        if (c >= ' ') {
+            *p++ = (char)c;
+        } else if (c >= 8 && c <= 13 && c != 11) {
+            *p++ = short_names[c - 8];
+        } else {
+            memcpy(p, "u00", 3);
+            p[3] = (char)('0' + (c >> 4));
+            p[4] = "0123456789abcdef"[c & 15];
+            p += 5;
+        }
     }
-    lua_pushboolean(L, rc == LLM_OK);
-    return 1;
+    return (size_t)(p - out);
+}
+
+/* exchange:pieces(before, text, ends, after) -> as write. One chunk before .. piece .. after for each piece
+ * of the text that is not empty, escaped for a JSON string; ends: where the pieces end, nil: one piece. For
+ * the events of a stream, a token each. [-0, +1|2, e] */
+static int exchange_pieces(lua_State *L)
+{
+    struct api_exchange *e = check_exchange(L);
+    struct iovec parts[3];
+    size_t bytes, begin = 0;
+    lua_settop(L, 5);
+    if (!e->x) return gone(L);
+    parts[0].iov_base = (void *)(uintptr_t)luaL_checklstring(L, 2, &parts[0].iov_len);
+    const char *text = luaL_checklstring(L, 3, &bytes);
+    parts[2].iov_base = (void *)(uintptr_t)luaL_checklstring(L, 5, &parts[2].iov_len);
+    int n = 1;
+    if (!lua_isnil(L, 4)) {
+        luaL_checktype(L, 4, LUA_TTABLE);
+        n = (int)lua_objlen(L, 4);
+    }
+    char small[1024];
+    parts[1].iov_base = bytes * 6 <= sizeof small ? small : lua_newuserdata(L, bytes * 6);
+    llm_status rc = LLM_OK;
+    for (int i = 1; i <= n && (rc == LLM_OK || rc == LLM_EAGAIN); i++) {
+        size_t end = bytes;
+        if (i < n) {
+            lua_rawgeti(L, 4, i);
+            end = (size_t)lua_tointeger(L, -1);
+            lua_pop(L, 1);
+        }
+        luaL_argcheck(L, end >= begin && end <= bytes, 4, "the ends must ascend, up to the text's");
+        if (end == begin) continue;
+        parts[1].iov_len = escape(parts[1].iov_base, text + begin, end - begin);
+        rc = http_reply_writev(e->x, parts, 3);
+        begin = end;
+    }
+    return write_result(L, e, rc);
 }
 
 /* exchange:finish(): the response is complete. [-0, +0, e] */
@@ -500,19 +567,13 @@ void api_open_server(lua_State *L)
     static const luaL_Reg server_methods[] = {{"listen", server_listen}, {"listen_unix", server_listen_unix},
                                               {"drain", server_drain},   {"stats", server_stats},
                                               {"close", server_close},   {NULL, NULL}};
-    static const luaL_Reg exchange_methods[] = {{"head", exchange_head},
-                                                {"header", exchange_header},
-                                                {"headers", exchange_headers},
-                                                {"body", exchange_body},
-                                                {"peer", exchange_peer},
-                                                {"start", exchange_start},
-                                                {"reply", exchange_reply},
-                                                {"write", exchange_write},
-                                                {"finish", exchange_finish},
-                                                {"abort", exchange_abort},
-                                                {"cut", exchange_cut},
-                                                {"is_open", exchange_is_open},
-                                                {NULL, NULL}};
+    static const luaL_Reg exchange_methods[] = {{"head", exchange_head},       {"header", exchange_header},
+                                                {"headers", exchange_headers}, {"body", exchange_body},
+                                                {"peer", exchange_peer},       {"start", exchange_start},
+                                                {"reply", exchange_reply},     {"write", exchange_write},
+                                                {"pieces", exchange_pieces},   {"finish", exchange_finish},
+                                                {"abort", exchange_abort},     {"cut", exchange_cut},
+                                                {"is_open", exchange_is_open}, {NULL, NULL}};
     api_new_type(L, API_SERVER, server_methods, server_gc);
     api_new_type(L, API_EXCHANGE, exchange_methods, NULL);
     lua_pushcfunction(L, server_open);

@@ -230,6 +230,16 @@ static void push_finish(lua_State *L, const struct llm_event *event)
     }
 }
 
+static void push_ends(lua_State *L, const struct llm_event *event)
+{
+    lua_createtable(L, (int)event->n_tokens, 0);
+    for (size_t i = 0; i < event->n_tokens; i++) {
+        lua_pushinteger(L, (lua_Integer)event->text_ends[i]);
+        lua_rawseti(L, -2, (int)(i + 1));
+    }
+    lua_setfield(L, -2, "text_ends");
+}
+
 static void push_event(lua_State *L, struct api_engine *e, const struct llm_event *event)
 {
     lua_createtable(L, 0, 8);
@@ -239,6 +249,7 @@ static void push_event(lua_State *L, struct api_engine *e, const struct llm_even
     lua_setfield(L, -2, "text");
     push_ids(L, event->tokens, event->n_tokens);
     lua_setfield(L, -2, "token_ids");
+    if (event->text_ends && event->n_tokens > 1) push_ends(L, event);
     if (event->logprobs) {
         push_rows(L, llm_engine_tokenizer(e->engine), event->logprobs, event->n_tokens, event->n_logprobs);
         lua_setfield(L, -2, "logprobs");
@@ -248,8 +259,8 @@ static void push_event(lua_State *L, struct api_engine *e, const struct llm_even
     lua_setfield(L, -2, "request_done");
 }
 
-/* engine:next() -> request, event | nil. event: {index, text, token_ids, logprobs, finish_reason,
- * stop_reason, error, request_done}. [-0, +1|2, e] */
+/* engine:next() -> request, event | nil. event: {index, text, token_ids, text_ends (of several tokens),
+ * logprobs, finish_reason, stop_reason, error, request_done}. [-0, +1|2, e] */
 static int engine_next(lua_State *L)
 {
     struct api_engine *e = api_check_engine(L, 1);

@@ -86,6 +86,14 @@ void interrupt_check(lua_State *L)
     raise_exit(L);
 }
 
+void interrupt_rearm(lua_State *L)
+{
+    if (!pending || !target) return;
+    if (lua_topointer(L, LUA_REGISTRYINDEX) != lua_topointer(target, LUA_REGISTRYINDEX))
+        return; /* another's */
+    lua_sethook(L, on_hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);
+}
+
 int interrupt_take(void)
 {
     int was = pending;

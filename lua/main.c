@@ -113,22 +113,6 @@ static void set_arg(lua_State *L, int argc, char **argv, int script)
     lua_setglobal(L, "arg");
 }
 
-static int load_script(lua_State *L, const char *name)
-{
-    if (strcmp(name, "-") == 0) return luaL_loadfile(L, NULL);
-    if (access(name, F_OK) == 0) return luaL_loadfile(L, name);
-    const struct embedded_file *f = state_bundled_script(name);
-    if (f) {
-        lua_pushfstring(L, "@%s", f->path);
-        int status = luaL_loadbuffer(L, f->data, f->size, lua_tostring(L, -1));
-        lua_remove(L, -2);
-        return status;
-    }
-    lua_pushfstring(L, "no script '%s': no such file, and none of that name is bundled (llmlua --help)",
-                    name);
-    return LUA_ERRFILE;
-}
-
 static int run_codes(lua_State *L, char **argv, const struct command *command)
 {
     for (int i = command->first_code; i && i < command->script; i++) {
@@ -142,7 +126,7 @@ static int run_codes(lua_State *L, char **argv, const struct command *command)
 
 static int run_script(lua_State *L, int argc, char **argv, int script)
 {
-    if (load_script(L, argv[script]) != 0) return state_report(L);
+    if (state_load_script(L, argv[script]) != 0) return state_report(L);
     if (!lua_checkstack(L, argc)) {
         fprintf(stderr, "llmlua: too many arguments\n");
         return EXIT_USAGE;

@@ -9,6 +9,7 @@
 #include <lualib.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct embedded_file *find_embedded(const char *path)
 {
@@ -25,6 +26,22 @@ const struct embedded_file *state_bundled_script(const char *name)
     const char *suffix = length > 4 && strcmp(name + length - 4, ".lua") == 0 ? "" : ".lua";
     int n = snprintf(path, sizeof path, "scripts/%s%s", name, suffix);
     return n > 0 && (size_t)n < sizeof path ? find_embedded(path) : NULL;
+}
+
+int state_load_script(lua_State *L, const char *name)
+{
+    if (strcmp(name, "-") == 0) return luaL_loadfile(L, NULL);
+    if (access(name, F_OK) == 0) return luaL_loadfile(L, name);
+    const struct embedded_file *f = state_bundled_script(name);
+    if (f) {
+        lua_pushfstring(L, "@%s", f->path);
+        int status = luaL_loadbuffer(L, f->data, f->size, lua_tostring(L, -1));
+        lua_remove(L, -2);
+        return status;
+    }
+    lua_pushfstring(L, "no script '%s': no such file, and none of that name is bundled (llmlua --help)",
+                    name);
+    return LUA_ERRFILE;
 }
 
 /* package.loaders entry: "llm" is lua/llm/init.lua, "llm.x.y" is lua/llm/x/y.lua. It comes before the search
@@ -98,6 +115,30 @@ static void install_loader(lua_State *L)
     lua_pop(L, 2);
 }
 
+/* llm.globals: the globals as they are before any script runs, a table of its own: what a script that is
+ * loaded anew begins with, whatever the program has set meanwhile. [-0, +1, e] */
+static int open_globals(lua_State *L)
+{
+    lua_pushvalue(L, lua_upvalueindex(1));
+    return 1;
+}
+
+static void keep_globals(lua_State *L)
+{
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "preload");
+    lua_newtable(L);
+    lua_pushnil(L);
+    while (lua_next(L, LUA_GLOBALSINDEX)) {
+        lua_pushvalue(L, -2);
+        lua_insert(L, -2);
+        lua_settable(L, -4);
+    }
+    lua_pushcclosure(L, open_globals, 1);
+    lua_setfield(L, -2, "llm.globals");
+    lua_pop(L, 2);
+}
+
 static void wrap_os_exit(lua_State *L)
 {
     lua_getglobal(L, "os");
@@ -114,9 +155,11 @@ static int open_all(lua_State *L)
     preload(L, "llm.line", luaopen_llm_line);
     preload(L, "llm.net", luaopen_llm_net);
     preload(L, "llm.fs", luaopen_llm_fs);
+    preload(L, "llm.crew", luaopen_llm_crew);
     preload(L, "llm.embedded", open_embedded);
     install_loader(L);
     wrap_os_exit(L);
+    keep_globals(L);
     return 0;
 }
 

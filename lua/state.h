@@ -23,6 +23,13 @@ int state_call(lua_State *L, int n_args, int n_results);
  * message; llm.exit raises one to end a script, Ctrl-C another. They carry no traceback. [-1, +0, -] */
 int state_report(lua_State *L);
 
+/* Pushes the chunk of a script: a path, "-" (standard input), else the name of an embedded one. Returns
+ * luaL_loadfile's status, with a message in place of the chunk. [-0, +1, m] */
+int state_load_script(lua_State *L, const char *name);
+
+/* Key in the registry: light userdata, the member of a crew (crew.h) that this state belongs to. */
+#define CREW_MEMBER "llm.crew.member"
+
 /* The embedded script of this name ("generate" or "generate.lua"), null if there is none. */
 const struct embedded_file *state_bundled_script(const char *name);
 

@@ -25,6 +25,5 @@ server:get("/metrics", llm.metrics)
 openai.page(server, engine, opts) -- a chat page at /
 
 llm.try(server.listen, server)
-io.stderr:write(("Serving %s at %s\n"):format(engine.model, server:url()))
-server:run()
+server:run(function() io.stderr:write(("Serving %s at %s\n"):format(engine.model, server:url())) end)
 engine:close()

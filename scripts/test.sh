@@ -113,6 +113,7 @@ for program in build/test_*; do
 done
 for spec in tests/lua/*_spec.lua; do lua_spec "$spec"; done
 clients
+check reload-soak build/llmlua tests/soak_reload.lua --reloads 200
 check quickstart scripts/quickstart.sh --check
 
 if [ $ci = 1 ]; then

@@ -772,6 +772,111 @@ static void priority_goes_first(void **state)
     }
 }
 
+static uint64_t count_of(struct llm_engine *e, enum llm_distribution which, double *sum)
+{
+    struct llm_histogram h;
+    llm_engine_histogram(e, which, &h);
+    uint64_t n = 0;
+    for (int32_t i = 0; i <= h.n_bounds; i++) n += h.counts[i];
+    *sum = h.sum;
+    return n;
+}
+
+static void distributions_count_steps_and_gaps(void **state)
+{
+    (void)state;
+    struct engine_config config = config_of(64);
+    struct llm_engine *e = start(&config, NULL);
+    struct llm_client *c = connect_to(e);
+    int32_t prompt[20];
+    fill_prompt(prompt, 20, 1);
+    for (int stream = 0; stream < 2; stream++) {
+        struct llm_request_spec s = spec_of(prompt, 20, 6);
+        s.stream = stream;
+        struct llm_request *r;
+        struct llm_event ev = {0};
+        assert_int_equal(llm_submit(c, &s, &r, NULL), LLM_OK);
+        while (!ev.request_done) next_event(c, &ev);
+        llm_release(r);
+    }
+    struct llm_stats stats = stats_at_rest(e);
+    double sum;
+    assert_int_equal(count_of(e, LLM_TOKEN_GAP, &sum), 2 * 5); /* streamed or not */
+    assert_true(sum > 0);
+    assert_int_equal(count_of(e, LLM_STEP_TOKENS, &sum), stats.n_steps);
+    assert_int_equal(sum, stats.n_prompt_tokens + 2 * 5);
+    assert_int_equal(count_of(e, LLM_PAGE_REUSE, &sum), 1); /* the second prompt's full page */
+    llm_client_close(c);
+    llm_engine_close(e);
+}
+
+/* The map once a picture has been drawn that suits; it is drawn before a step, so it may take two looks. */
+static void await_map(struct llm_engine *e, uint8_t *map, int32_t n, uint8_t what, int32_t count)
+{
+    for (int i = 0; i < 10000; i++) {
+        int32_t found = 0;
+        assert_int_equal(llm_engine_page_map(e, map, n), n);
+        for (int32_t p = 0; p < n; p++) found += map[p] == what;
+        if (found == count) return;
+        usleep(1000);
+    }
+    fail_msg("no picture with %d pages of %d", count, what);
+}
+
+static void the_page_map_tells_whose_pages(void **state)
+{
+    (void)state;
+    enum { N = 64 };
+    struct engine_config config = config_of(N);
+    struct fake_model *fake;
+    struct llm_engine *e = start(&config, &fake);
+    struct llm_client *c = connect_to(e);
+    uint8_t map[N];
+    await_map(e, map, N, LLM_PAGE_FREE, N); /* an engine that sleeps draws too */
+    int32_t prompt[40];
+    struct llm_request *r[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        fill_prompt(prompt, 40, i);
+        struct llm_request_spec s = spec_of(prompt, 40, 400);
+        s.stream = 1;
+        assert_int_equal(llm_submit(c, &s, &r[i], NULL), LLM_OK);
+        let_go(fake, 1);
+        await_step(fake, (int32_t)i + 1);
+    }
+    let_go(fake, 1);
+    await_step(fake, 4); /* three were let go: it is held in the fourth */
+    llm_engine_page_map(e, map, N);
+    let_go(fake, 1);
+    await_step(fake, 5); /* drawn before this one */
+    assert_int_equal(llm_engine_page_map(e, map, N), N);
+    int32_t of[256] = {0};
+    for (int32_t p = 0; p < N; p++) of[map[p]]++;
+    assert_int_equal(of[LLM_PAGE_FREE], N - 6);
+    int32_t owners = 0;
+    for (int32_t owner = LLM_PAGE_OWNED; owner < 256; owner++) {
+        if (!of[owner]) continue;
+        owners++;
+        assert_int_equal(of[owner], 3); /* 40 tokens and some in pages of 16 */
+    }
+    assert_int_equal(owners, 2);
+    uint8_t few[4] = {9, 9, 9, 9};
+    assert_int_equal(llm_engine_page_map(e, few, 3), N);
+    assert_int_equal(few[3], 9);
+    open_gate(fake);
+    for (int i = 0; i < 2; i++) llm_release(r[i]);
+    assert_int_equal(stats_at_rest(e).n_blocks_used, 0);
+    await_map(e, map, N, LLM_PAGE_OWNED, 0);
+    int32_t cached = 0;
+    for (int i = 0; i < 10000 && cached < 4; i++, usleep(1000)) {
+        llm_engine_page_map(e, map, N);
+        cached = 0;
+        for (int32_t p = 0; p < N; p++) cached += map[p] == LLM_PAGE_CACHED;
+    }
+    assert_true(cached >= 4); /* the full blocks of both prompts */
+    llm_client_close(c);
+    llm_engine_close(e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -789,6 +894,8 @@ int main(void)
         cmocka_unit_test(an_idle_engine_sleeps),
         cmocka_unit_test(many_threads_at_once),
         cmocka_unit_test(priority_goes_first),
+        cmocka_unit_test(distributions_count_steps_and_gaps),
+        cmocka_unit_test(the_page_map_tells_whose_pages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

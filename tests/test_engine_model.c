@@ -216,12 +216,84 @@ static void forks_are_as_if_alone(void **state)
     assert_memory_not_equal(got[0][0], got[0][1], sizeof got[0][0]);
 }
 
+/* Runs a request to its end and gives its scores of the prompt from `start` on, then those of its output. */
+static size_t scores_of(struct llm_client *c, struct llm_request_spec *s, int32_t start, float *out)
+{
+    struct llm_request *r;
+    struct llm_event ev = {0};
+    struct llm_request_info info;
+    s->prompt_logprobs_start = start;
+    s->sampling.prompt_logprobs = s->sampling.logprobs = 3;
+    s->sampling.ignore_eos = 1;
+    s->sampling.temperature = 0;
+    assert_int_equal(llm_submit(c, s, &r, NULL), LLM_OK);
+    while (!ev.request_done)
+        if (llm_next(c, &ev)) llm_wait(c, -1);
+    llm_request_info(r, &info);
+    size_t n = 0;
+    for (size_t i = 0; i < info.n_prompt_logprob_rows * (size_t)info.n_prompt_logprobs; i++)
+        out[n++] = info.prompt_logprobs[i].logprob;
+    for (size_t i = 0; i < ev.n_tokens * (size_t)ev.n_logprobs; i++) out[n++] = ev.logprobs[i].logprob;
+    llm_release(r);
+    return n;
+}
+
+/* A text that was appended to, generated, forked and rewound has, to the bit, the scores of the same text
+ * computed from nothing by another engine. */
+static void sequences_are_as_if_alone(void **state)
+{
+    (void)state;
+    struct llm_engine_options o;
+    struct llm_client *kept, *plain;
+    struct llm_sequence *s, *fork;
+    struct llm_request_spec spec;
+    static float scores[4 * 512], want[4 * 512];
+    int32_t text[512];
+    size_t n;
+
+    llm_engine_options_init(&o);
+    struct llm_engine *e = start(&o);
+    o.enable_prefix_caching = 0;
+    struct llm_engine *other = start(&o);
+    assert_int_equal(llm_client_open(e, &kept, NULL), LLM_OK);
+    assert_int_equal(llm_client_open(other, &plain, NULL), LLM_OK);
+    draw_jobs(alone);
+    assert_int_equal(llm_sequence_open(kept, &s, NULL), LLM_OK);
+    assert_int_equal(llm_sequence_append(s, alone[0].prompt, 150, NULL), LLM_OK);
+    for (int32_t round = 0; round < 12; round++) {
+        assert_int_equal(llm_sequence_fork(s, &fork, NULL), LLM_OK);
+        llm_request_spec_init(&spec);
+        spec.sequence = round % 2 ? fork : s;
+        spec.prompt_ids = alone[1].prompt + round * 7;
+        spec.n_prompt_ids = (size_t)(round % 3) * 9;
+        spec.sampling.max_tokens = 1 + round;
+        const int32_t *tokens = llm_sequence_tokens(spec.sequence, &n);
+        memcpy(text, tokens, sizeof *text * n);
+        memcpy(text + n, spec.prompt_ids, sizeof *text * spec.n_prompt_ids);
+        size_t n_scores = scores_of(kept, &spec, (int32_t)n, scores);
+
+        llm_request_spec_init(&spec);
+        spec.prompt_ids = text;
+        spec.n_prompt_ids = n + (size_t)(round % 3) * 9;
+        spec.sampling.max_tokens = 1 + round;
+        assert_int_equal(scores_of(plain, &spec, (int32_t)n, want), n_scores);
+        assert_memory_equal(scores, want, sizeof *want * n_scores);
+        if (round % 4 == 3) assert_int_equal(llm_sequence_rewind(s, n - 13, NULL), LLM_OK);
+        llm_sequence_close(fork);
+    }
+    llm_client_close(kept);
+    llm_client_close(plain);
+    llm_engine_close(e);
+    llm_engine_close(other);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(many_requests_in_little_memory),
         cmocka_unit_test(steady_state_allocates_nothing),
         cmocka_unit_test(forks_are_as_if_alone),
+        cmocka_unit_test(sequences_are_as_if_alone),
     };
     return cmocka_run_group_tests(tests, write_config, remove_config);
 }

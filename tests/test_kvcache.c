@@ -160,12 +160,69 @@ static void names_stand_for_prefixes(void **state)
     prefix_deinit(&other);
 }
 
+static uint64_t count_of(const struct histogram *h, double *sum)
+{
+    struct llm_histogram copy;
+    histogram_read(h, &copy);
+    uint64_t n = 0;
+    for (int32_t i = 0; i <= copy.n_bounds; i++) n += copy.counts[i];
+    *sum = copy.sum;
+    return n;
+}
+
+static void times_of_cached_pages(void **state)
+{
+    (void)state;
+    const int64_t second = 1000000000;
+    struct kv_pool pool;
+    open_pool(&pool, 2);
+    pool.now = 10 * second;
+    int32_t page = cached_page(&pool, 1), other = kv_alloc(&pool);
+    pool.now = 12 * second;
+    kv_unref(&pool, page);
+    pool.now = 15 * second;
+    assert_int_equal(kv_find(&pool, name(1)), page);
+    double sum;
+    assert_int_equal(count_of(&pool.reuse, &sum), 1);
+    assert_true(sum == 3);
+    pool.now = 16 * second;
+    kv_unref(&pool, page);
+    pool.now = 20 * second;
+    assert_int_equal(kv_alloc(&pool), page); /* what it held is lost */
+    assert_int_equal(count_of(&pool.lifetime, &sum), 1);
+    assert_true(sum == 10);
+    assert_int_equal(count_of(&pool.idle, &sum), 1);
+    assert_true(sum == 4);
+    kv_unref(&pool, page);
+    kv_unref(&pool, other);
+    assert_int_equal(kv_alloc(&pool), other); /* nothing was cached: nothing is lost */
+    assert_int_equal(count_of(&pool.lifetime, &sum), 1);
+    kv_pool_deinit(&pool);
+}
+
+static void buckets_include_their_ends(void **state)
+{
+    (void)state;
+    static const double bounds[] = {1, 2.5, 10};
+    struct histogram h;
+    histogram_init(&h, bounds, 3);
+    const double values[] = {0, 1, 1.5, 2.5, 2.6, 10, 11, 1e9};
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++) histogram_add(&h, values[i]);
+    struct llm_histogram out;
+    histogram_read(&h, &out);
+    const uint64_t expected[] = {2, 2, 2, 2};
+    assert_int_equal(out.n_bounds, 3);
+    assert_memory_equal(out.counts, expected, sizeof expected);
+    assert_true(out.sum == 1 + 1.5 + 2.5 + 2.6 + 10 + 11 + 1e9);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pages_come_back),        cmocka_unit_test(order_of_reuse),
         cmocka_unit_test(one_name_one_page),      cmocka_unit_test(waste_counts_empty_slots),
         cmocka_unit_test(index_against_an_array), cmocka_unit_test(names_stand_for_prefixes),
+        cmocka_unit_test(times_of_cached_pages),  cmocka_unit_test(buckets_include_their_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

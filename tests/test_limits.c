@@ -172,7 +172,7 @@ static void expect_no_engine(const struct llm_engine_options *o, const char *mes
 {
     struct engine_config c = {0};
     struct llm_error err;
-    assert_int_equal(settings_limits(o, 8192, &c, &err), LLM_EINVAL);
+    assert_int_equal(settings_limits(o, 8192, 0, &c, &err), LLM_EINVAL);
     assert_string_equal(err.message, message);
 }
 
@@ -181,7 +181,7 @@ static void engine_options(void **state)
     (void)state;
     struct engine_config c = {0};
     struct llm_engine_options o = options();
-    assert_int_equal(settings_limits(&o, 8192, &c, NULL), LLM_OK);
+    assert_int_equal(settings_limits(&o, 8192, 0, &c, NULL), LLM_OK);
     assert_int_equal(c.max_model_len, 8192);
     assert_int_equal(c.max_num_seqs, 256);
     assert_int_equal(c.max_num_batched_tokens, 512);
@@ -189,15 +189,15 @@ static void engine_options(void **state)
     assert_true(c.prefix_caching && c.chunked_prefill && !c.priority);
 
     o.max_num_seqs = 1000; /* what is left to us fits what was asked for */
-    assert_int_equal(settings_limits(&o, 8192, &c, NULL), LLM_OK);
+    assert_int_equal(settings_limits(&o, 8192, 0, &c, NULL), LLM_OK);
     assert_int_equal(c.max_num_batched_tokens, 1000);
     o = options();
     o.max_num_batched_tokens = 64;
-    assert_int_equal(settings_limits(&o, 8192, &c, NULL), LLM_OK);
+    assert_int_equal(settings_limits(&o, 8192, 0, &c, NULL), LLM_OK);
     assert_int_equal(c.max_num_seqs, 64);
     o = options();
     o.enable_chunked_prefill = 0;
-    assert_int_equal(settings_limits(&o, 8192, &c, NULL), LLM_OK);
+    assert_int_equal(settings_limits(&o, 8192, 0, &c, NULL), LLM_OK);
     assert_int_equal(c.max_num_batched_tokens, 8192);
 
     o.max_num_batched_tokens = 512;
@@ -259,12 +259,12 @@ static void kv_memory(void **state)
                         "kv_cache_memory is 2.0 GiB; this machine has 1.0 GiB left: set it lower");
     enum llm_dtype t;
     o.kv_cache_dtype = "int3";
-    assert_int_equal(settings_kv_dtype(&o, &t, &err), LLM_EINVAL);
+    assert_int_equal(settings_kv_dtype(&o, DTYPE_F32, &t, &err), LLM_EINVAL);
     assert_string_equal(err.message,
                         "kv_cache_dtype is \"int3\"; it must be auto, float32, float16 or bfloat16");
     o.kv_cache_dtype = "auto";
     o.dtype = "float32";
-    assert_int_equal(settings_kv_dtype(&o, &t, &err), LLM_OK);
+    assert_int_equal(settings_kv_dtype(&o, DTYPE_F32, &t, &err), LLM_OK);
     assert_int_equal(t, DTYPE_F32);
     assert_true(memory_available() > 1024 * 1024);
 }

@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 /* load_format "null": a model that computes nothing goes through the whole engine, says words, and leaves no
  * page in use; its vocabulary has all bytes. */
 
@@ -9,6 +10,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <string.h>
+#include <unistd.h>
 
 static struct llm_engine *open_engine(float step_ms)
 {
@@ -66,6 +68,65 @@ static void says_words_of_its_positions(void **state)
     llm_engine_close(e);
 }
 
+static void run_another(struct llm_engine *e)
+{
+    struct llm_client *c;
+    struct llm_error err;
+    struct llm_request_spec spec;
+    struct llm_request *r;
+    struct llm_event event;
+    assert_int_equal(llm_client_open(e, &c, &err), LLM_OK);
+    llm_request_spec_init(&spec);
+    spec.prompt = "a";
+    spec.prompt_bytes = 1;
+    spec.sampling.max_tokens = 1;
+    assert_int_equal(llm_submit(c, &spec, &r, &err), LLM_OK);
+    assert_int_equal(llm_wait(c, 60000), LLM_OK);
+    assert_int_equal(llm_next(c, &event), LLM_OK);
+    llm_release(r);
+    llm_client_close(c);
+}
+
+/* The one event of a request whose reader comes late, and which ends within a word. */
+static void tells_where_texts_end(void **state)
+{
+    (void)state;
+    static const char *const stop[] = {"y wh"};
+    struct llm_engine *e = open_engine(0);
+    struct llm_client *c;
+    struct llm_error err;
+    struct llm_request_spec spec;
+    struct llm_request *r;
+    struct llm_event event;
+    struct llm_stats stats;
+    assert_int_equal(llm_client_open(e, &c, &err), LLM_OK);
+    llm_request_spec_init(&spec);
+    spec.prompt = "abcdefghi"; /* the output begins with word 8 */
+    spec.prompt_bytes = 9;
+    spec.stream = 1;
+    spec.sampling.max_tokens = 100;
+    spec.sampling.stop = stop;
+    spec.sampling.n_stop = 1;
+    assert_int_equal(llm_submit(c, &spec, &r, &err), LLM_OK);
+    do {
+        usleep(1000);
+        llm_engine_stats(e, &stats);
+    } while (stats.n_finished == 0);
+    run_another(e); /* a request is counted before its end is published; what comes after it waits for both */
+    assert_int_equal(llm_wait(c, 60000), LLM_OK);
+    assert_int_equal(llm_next(c, &event), LLM_OK);
+    assert_true(event.request_done);
+    assert_int_equal(event.n_tokens, 9); /* know want been good much some time very when */
+    assert_int_equal(event.text_bytes, 39);
+    assert_memory_equal(event.text, " know want been good much some time ver", 39);
+    for (size_t i = 0; i < 7; i++) assert_int_equal(event.text_ends[i], 5 * (i + 1));
+    assert_int_equal(event.text_ends[7], 39);
+    assert_int_equal(event.text_ends[8], 39); /* shown of the last one: nothing */
+    llm_release(r);
+    llm_client_close(c);
+    llm_engine_close(e);
+}
+
 static void has_all_bytes(void **state)
 {
     (void)state;
@@ -107,6 +168,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(says_words_of_its_positions),
+        cmocka_unit_test(tells_where_texts_end),
         cmocka_unit_test(has_all_bytes),
         cmocka_unit_test(refuses_a_senseless_step),
     };

@@ -1,7 +1,8 @@
 /* The scheduler driven by chance, without a model: a million steps and more over small worlds with random
- * arrivals, forks, cancels, priorities and pools that are too small. The world keeps what a model would keep
- * (which token of which tenant at which position is in which slot), and each sequence's next token is a
- * function of what it finds through its pages. After every step the books are checked. */
+ * arrivals, forks, cancels, priorities, pages kept between requests, and pools that are too small. The world
+ * keeps what a model would keep (which token of which tenant at which position is in which slot), and each
+ * sequence's next token is a function of what it finds through its pages. After every step the books are
+ * checked. */
 
 #include "engine/scheduler.h"
 
@@ -13,15 +14,31 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_LEN = 96, MAX_SEQS = 48, MAX_PAGES = 160, TOTAL_STEPS = 1000000, STEPS_A_WORLD = 2500 };
+enum {
+    MAX_LEN = 96,
+    MAX_SEQS = 48,
+    MAX_PAGES = 160,
+    MAX_KEEPERS = 12,
+    TOTAL_STEPS = 1000000,
+    STEPS_A_WORLD = 2500
+};
+
+/* A client's text whose pages are kept. */
+struct keeper {
+    int in_use, busy; /* busy: an actor runs on it */
+    struct holding holding;
+    int32_t salt, n, n_agreed; /* its first n_agreed tokens are as the scheduler last heard */
+    int32_t tokens[MAX_LEN], pages[MAX_LEN];
+};
 
 struct actor {
     struct sequence s; /* first */
     int in_use;
-    int32_t salt, target; /* tokens of output it wants */
-    uint32_t truth;       /* hash of its tokens, kept without looking at pages */
-    int32_t n_forks;      /* still to be forked from it */
-    int64_t born, ahead;  /* step; sequences that go before it, in all its life */
+    struct keeper *keeper; /* null: nobody keeps its pages */
+    int32_t salt, target;  /* tokens of output it wants */
+    uint32_t truth;        /* hash of its tokens, kept without looking at pages */
+    int32_t n_forks;       /* still to be forked from it */
+    int64_t born, ahead;   /* step; sequences that go before it, in all its life */
     int32_t prompt[MAX_LEN], output[MAX_LEN], pages[MAX_LEN];
     struct block_hash hashes[MAX_LEN];
 };
@@ -33,6 +50,7 @@ struct world {
     int32_t max_len;
     uint64_t slots[MAX_PAGES * 16]; /* tenant, position, token */
     struct actor actors[256];
+    struct keeper keepers[MAX_KEEPERS];
     uint64_t arrivals;
     int64_t step;
     uint64_t random;
@@ -41,6 +59,7 @@ struct world {
 
 static struct world w;
 static int64_t total_steps, total_finished, total_preemptions, total_copies, total_hits, total_waiting_forks;
+static int64_t total_lent, total_reused, total_shared, total_reclaimed;
 
 static uint32_t chance(uint32_t n)
 {
@@ -107,7 +126,7 @@ static struct actor *birth(int32_t n_prompt, uint32_t family, int32_t salt, int3
                              .index = index,
                              .arrival = w.arrivals,
                              .group = group,
-                             .compute_prompt = 0,
+                             .compute_from = INT32_MAX,
                              .pages = a->pages,
                              .hashes = a->hashes,
                              .n_cached = -1};
@@ -133,7 +152,7 @@ static void arrive(void)
     int32_t n_prompt = 1 + (int32_t)chance((uint32_t)w.max_len - 1), salt = (int32_t)chance(2);
     int32_t priority = w.options.priority ? (int32_t)chance(3) - 1 : 0;
     struct actor *a = birth(n_prompt, chance(5), salt, priority, 0, group);
-    a->s.compute_prompt = chance(16) == 0;
+    if (chance(16) == 0) a->s.compute_from = (int32_t)chance((uint32_t)n_prompt);
     for (int32_t k = 1; k < group; k++) {
         struct actor *b = birth(n_prompt, 0, salt, priority, k, 1);
         memcpy(b->prompt, a->prompt, sizeof a->prompt);
@@ -141,6 +160,130 @@ static void arrive(void)
     }
     a->n_forks = group - 1;
     scheduler_add(&w.scheduler, &a->s);
+}
+
+/* ---- keepers ------------------------------------------------------------------------------------------- */
+
+static struct keeper *new_keeper(int32_t salt)
+{
+    for (int32_t i = 0; i < MAX_KEEPERS; i++) {
+        struct keeper *k = &w.keepers[i];
+        if (k->in_use) continue;
+        memset(k, 0, offsetof(struct keeper, tokens));
+        k->in_use = 1;
+        k->salt = salt;
+        k->holding.pages = k->pages;
+        return k;
+    }
+    return NULL;
+}
+
+static void cut(struct keeper *k, int32_t n)
+{
+    k->n = n;
+    if (k->n_agreed > n) k->n_agreed = n;
+}
+
+static void tell(struct keeper *k)
+{
+    holding_rewind(&w.scheduler.idle, &w.kv, &k->holding, k->n_agreed);
+    k->n_agreed = k->n;
+}
+
+/* A request whose prompt is the keeper's text and some more. */
+static void lend(struct keeper *k)
+{
+    int32_t room = w.max_len - 1 - k->n, more = (k->n == 0) + (int32_t)chance(24);
+    if (more > room) more = room;
+    if (k->n + more == 0) return;
+    struct actor *a =
+        birth(k->n + more, chance(5), k->salt, w.options.priority ? (int32_t)chance(3) - 1 : 0, 0, 1);
+    if (!a) return;
+    w.arrivals++;
+    a->s.arrival = w.arrivals;
+    tell(k);
+    for (int32_t i = k->n; i < k->n + more; i++) k->tokens[i] = a->prompt[i];
+    a->truth = (uint32_t)k->salt;
+    for (int32_t i = 0; i < k->n + more; i++) {
+        a->prompt[i] = k->tokens[i];
+        a->truth = hash_step(a->truth, a->prompt[i]);
+    }
+    k->n += more;
+    k->n_agreed = k->n;
+    if (chance(8) == 0) a->s.compute_from = (int32_t)chance((uint32_t)k->n);
+    a->s.holding = &k->holding;
+    a->keeper = k;
+    k->busy = 1;
+    total_lent++;
+    total_reused += k->holding.n_tokens > 0;
+    scheduler_add(&w.scheduler, &a->s);
+}
+
+/* The actor has ended, and its pages are back: the text is now its own, or a part of it. */
+static void settle(struct actor *a)
+{
+    struct keeper *k = a->keeper;
+    k->busy = 0;
+    for (int32_t i = 0; i < a->s.n_output; i++) k->tokens[a->s.n_prompt + i] = a->output[i];
+    k->n = k->n_agreed = sequence_length(&a->s);
+    if (chance(3) == 0) cut(k, (int32_t)chance((uint32_t)k->n + 1));
+    a->keeper = NULL;
+}
+
+static void fork_keeper(struct keeper *k)
+{
+    struct keeper *child = new_keeper(k->salt);
+    if (!child) return;
+    tell(k);
+    memcpy(child->tokens, k->tokens, sizeof k->tokens);
+    child->n = child->n_agreed = k->n;
+    holding_share(&w.scheduler.idle, &w.kv, &k->holding, &child->holding);
+    total_shared += child->holding.n_pages;
+}
+
+static void close_keeper(struct keeper *k)
+{
+    holding_rewind(&w.scheduler.idle, &w.kv, &k->holding, 0);
+    k->in_use = 0;
+}
+
+static void keepers_act(void)
+{
+    struct keeper *k = &w.keepers[chance(MAX_KEEPERS)];
+    if (!k->in_use) {
+        new_keeper((int32_t)chance(2));
+        return;
+    }
+    if (k->busy) return;
+    uint32_t what = chance(16);
+    if (what < 7)
+        lend(k);
+    else if (what < 10)
+        fork_keeper(k);
+    else if (what < 12)
+        cut(k, (int32_t)chance((uint32_t)k->n + 1));
+    else if (what == 12)
+        close_keeper(k);
+}
+
+/* What a holding says it has is there, and is in the list. */
+static void check_holdings(int32_t *owners)
+{
+    int32_t listed = 0, full = 0, size = w.kv.page_size;
+    for (const struct holding *h = w.scheduler.idle.oldest; h; h = h->newer) listed++;
+    for (int32_t i = 0; i < MAX_KEEPERS; i++) {
+        const struct keeper *k = &w.keepers[i];
+        full += k->in_use && k->holding.n_pages > 0;
+        if (!k->in_use) assert_int_equal(k->holding.n_pages, 0);
+        assert_int_equal(k->holding.n_pages, kv_pages_for(&w.kv, k->holding.n_tokens));
+        for (int32_t p = 0; p < k->holding.n_pages; p++) owners[k->holding.pages[p]]++;
+        for (int32_t p = 0; w.step % 16 == i && p < k->holding.n_tokens && p < k->n_agreed; p++) {
+            uint64_t v = w.slots[k->holding.pages[p / size] * size + p % size];
+            uint64_t want = (uint64_t)(uint32_t)k->salt << 48 | (uint64_t)(uint32_t)p << 24;
+            assert_int_equal(v, want | (uint32_t)k->tokens[p]);
+        }
+    }
+    assert_int_equal(listed, full);
 }
 
 /* ---- one step ------------------------------------------------------------------------------------------ */
@@ -226,6 +369,7 @@ static void end(struct actor *a)
 {
     scheduler_finish(&w.scheduler, &a->s);
     assert_int_equal(a->s.n_pages, 0);
+    if (a->keeper) settle(a);
     w.n_finished++;
 }
 
@@ -286,6 +430,7 @@ static void check_books(void)
         waiting += a->s.state == SEQUENCE_WAITING;
         for (int32_t k = 0; k < a->s.n_pages; k++) owners[a->s.pages[k]]++;
     }
+    check_holdings(owners);
     assert_int_equal(waiting, w.scheduler.waiting.count);
     for (int32_t p = 0; p < w.kv.n_pages; p++) assert_int_equal(owners[p], w.kv.pages[p].refs);
     assert_true(kv_check(&w.kv));
@@ -297,15 +442,26 @@ static void bury(void)
         if (w.actors[i].in_use && w.actors[i].s.state == SEQUENCE_FINISHED) w.actors[i].in_use = 0;
 }
 
+static int32_t n_held(void)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < MAX_KEEPERS; i++) n += w.keepers[i].holding.n_pages;
+    return n;
+}
+
 static void one_step(uint32_t arrivals_in_32)
 {
     while (chance(32) < arrivals_in_32) arrive();
     if (chance(40) == 0) cancel_some();
     if (chance(500) == 0) kv_forget(&w.kv);
+    if (chance(32) < 2 * arrivals_in_32) keepers_act();
+    int32_t held = n_held();
     const struct plan *plan = scheduler_plan(&w.scheduler);
+    total_reclaimed += plan->n_admitted == 0 && n_held() < held;
     check_plan(plan);
     compute(plan);
     scheduler_advance(&w.scheduler);
+    scheduler_name(&w.scheduler);
     w.n_copies += plan->n_copies;
     after_model(plan);
     check_books();
@@ -344,6 +500,9 @@ static void close_world(void)
         one_step(0);
     }
     for (int32_t i = 0; i < 256; i++) assert_false(w.actors[i].in_use);
+    for (int32_t i = 0; i < MAX_KEEPERS; i++)
+        if (w.keepers[i].in_use) close_keeper(&w.keepers[i]);
+    check_books();
     assert_int_equal(w.kv.n_used, 0);
     assert_int_equal(w.kv.n_filled, 0);
     assert_true(w.scheduler.waste_peak >= 0 && w.scheduler.waste_peak < 1);
@@ -365,14 +524,18 @@ static void a_million_random_steps(void **state)
         for (int32_t i = 0; i < STEPS_A_WORLD; i++) one_step(i / 250 % 4 == 3 ? 0 : rate);
         close_world();
     }
-    print_message("%lld steps, %lld sequences, %lld preemptions, %lld page copies, %lld cached tokens, "
-                  "%lld forks without a seat\n",
-                  (long long)total_steps, (long long)total_finished, (long long)total_preemptions,
-                  (long long)total_copies, (long long)total_hits, (long long)total_waiting_forks);
+    print_message(
+        "%lld steps, %lld sequences, %lld preemptions, %lld page copies, %lld cached tokens, "
+        "%lld forks without a seat; %lld requests on kept pages, %lld of them with some left, %lld pages "
+        "shared, %lld steps that took some back\n",
+        (long long)total_steps, (long long)total_finished, (long long)total_preemptions,
+        (long long)total_copies, (long long)total_hits, (long long)total_waiting_forks, (long long)total_lent,
+        (long long)total_reused, (long long)total_shared, (long long)total_reclaimed);
     /* chance must have reached everything that is checked */
     assert_true(total_finished > TOTAL_STEPS / 50);
     assert_true(total_preemptions > 1000 && total_copies > 1000 && total_hits > 1000);
     assert_true(total_waiting_forks > 100);
+    assert_true(total_lent > 1000 && total_reused > 1000 && total_shared > 1000 && total_reclaimed > 100);
 }
 
 int main(void)

@@ -102,3 +102,27 @@ llm_status llm_detokenize(const struct llm_tokenizer *t, const int32_t *ids, siz
     *bytes = total;
     return LLM_OK;
 }
+
+/* ---- policies ------------------------------------------------------------------------------------------ */
+
+llm_status llm_policy_add(struct llm_engine *engine, const struct llm_policy *policy, int32_t *generation,
+                          struct llm_error *err)
+{
+    return policy_book_add(&engine->policies, policy, generation, err);
+}
+
+llm_status llm_policy_rollback(struct llm_engine *engine, const char *name, int32_t *generation,
+                               struct llm_error *err)
+{
+    return policy_book_rollback(&engine->policies, name, generation, err);
+}
+
+llm_status llm_policy_remove(struct llm_engine *engine, const char *name, struct llm_error *err)
+{
+    return policy_book_remove(&engine->policies, name, err);
+}
+
+size_t llm_policy_list(struct llm_engine *engine, struct llm_policy_info *out, size_t capacity)
+{
+    return policy_book_list(&engine->policies, out, capacity);
+}

@@ -1,18 +1,11 @@
 /* A client: submits on its own thread, takes events there. All memory of requests is freed here. */
 
-#include "engine/engine.h"
+#include "engine/client.h"
 
 #include "base/mem.h"
 
 #include <stddef.h>
 #include <string.h>
-
-struct llm_client {
-    struct llm_engine *engine;
-    struct mailbox box;
-    struct mail *letters; /* taken from the box, oldest first; outputs with news */
-    struct llm_request *requests;
-};
 
 llm_status llm_client_open(struct llm_engine *engine, struct llm_client **out, struct llm_error *err)
 {
@@ -90,12 +83,17 @@ llm_status llm_submit(struct llm_client *c, const struct llm_request_spec *spec,
         return llm_fail(err, LLM_EFAILED, "the engine has failed: %s", e->error.message);
     llm_status status = enter_queue(e, err);
     if (status) return status;
-    struct llm_request *r;
-    status = request_create(spec, &e->limits, &r, err);
+    struct llm_request *r = NULL;
+    if (spec->sequence) status = sequence_check(spec->sequence, c, err);
+    if (!status) status = request_create(spec, &e->limits, &r, err);
+    if (!status) status = policy_chain_open(&e->policies, spec, &r->chain, err);
+    if (!status && spec->sequence) status = sequence_begin(spec->sequence, r, err);
     if (status) {
         atomic_fetch_sub_explicit(&e->n_queued, 1, memory_order_relaxed);
+        if (r) request_destroy(r);
         return status;
     }
+    if (r->chain) r->sampled_by_device = 0;
     uint64_t number = atomic_fetch_add_explicit(&e->n_submitted, 1, memory_order_relaxed);
     r->engine = e;
     r->client = c;
@@ -129,6 +127,7 @@ void llm_release(struct llm_request *r)
         return;
     }
     llm_cancel(r);
+    sequence_abandon(r);
     r->released = 1; /* freed when its last letter comes */
 }
 
@@ -166,6 +165,19 @@ static int make_room(struct output *o, size_t bytes)
     return 1;
 }
 
+/* For the ends of the next token and of a mute one after it. 0: no memory. */
+static int make_room_for_ends(struct output *o)
+{
+    size_t k = (size_t)(o->n_rendered - o->n_delivered);
+    if (!o->request->stream || k + 1 < o->ends_capacity) return 1;
+    size_t capacity = o->ends_capacity ? 2 * o->ends_capacity : 16;
+    size_t *ends = mem_grow(o->ends, capacity, sizeof *ends);
+    if (!ends) return 0;
+    o->ends = ends;
+    o->ends_capacity = capacity;
+    return 1;
+}
+
 /* Makes the text of all tokens in the news. 0: no memory; may be called again. */
 static int render(struct output *o, uint64_t news)
 {
@@ -177,10 +189,12 @@ static int render(struct output *o, uint64_t news)
     size_t most = tokenizer_max_token_bytes(o->text_state.tok) + 12;
     int32_t end = news_tokens(news) - (news & NEWS_FINAL && o->mute_last);
     for (; o->n_rendered < end; o->n_rendered++) {
-        if (!make_room(o, most)) return 0;
+        if (!make_room(o, most) || !make_room_for_ends(o)) return 0;
         o->n_text += detokenizer_put(&o->text_state, o->sequence.output[o->n_rendered], o->text + o->n_text,
                                      o->text_capacity - o->n_text);
+        if (o->request->stream) o->ends[o->n_rendered - o->n_delivered] = o->n_text;
     }
+    if (!make_room_for_ends(o)) return 0;
     if (!(news & NEWS_FINAL) || news_text(news) != NEWS_ALL_TEXT) return 1;
     if (!make_room(o, most)) return 0;
     o->n_text += detokenizer_finish(&o->text_state, o->text + o->n_text, o->text_capacity - o->n_text);
@@ -200,6 +214,18 @@ static void fill_text(struct output *o, uint64_t news, struct llm_event *out)
     out->text_bytes = o->n_given;
 }
 
+/* The ends of the tokens' texts within what is given: what is held back now comes with a later event, and
+ * what no token rendered (a last one that is mute, bytes that became no character) is the last one's. */
+static void fill_ends(struct output *o, size_t n_tokens, struct llm_event *out)
+{
+    if (!o->request->stream || !o->request->renders || n_tokens == 0) return;
+    size_t rendered = (size_t)(o->n_rendered - (o->n_delivered - (int32_t)n_tokens));
+    for (size_t i = 0; i < n_tokens; i++)
+        if (i >= rendered || o->ends[i] > o->n_given) o->ends[i] = o->n_given;
+    o->ends[n_tokens - 1] = o->n_given;
+    out->text_ends = o->ends;
+}
+
 static void fill_event(struct output *o, uint64_t news, struct llm_event *out)
 {
     struct llm_request *r = o->request;
@@ -212,7 +238,9 @@ static void fill_event(struct output *o, uint64_t news, struct llm_event *out)
                               .n_logprobs = r->n_logprobs};
     if (r->n_logprobs) out->logprobs = o->logprobs + from * (size_t)r->n_logprobs;
     o->n_delivered = news_tokens(news);
+    sequence_take(r, o->n_delivered, (news & NEWS_FINAL) != 0, news_text(news));
     fill_text(o, news, out);
+    fill_ends(o, out->n_tokens, out);
     if (!(news & NEWS_FINAL)) return;
     out->finish = o->finish;
     out->stopped_by_token = o->stopped_by_token;
@@ -220,7 +248,10 @@ static void fill_event(struct output *o, uint64_t news, struct llm_event *out)
     out->stop_token = o->stop_token;
     out->stop_string = o->stop_string;
     out->request_done = ++r->n_done == r->n;
-    if (o->finish == LLM_FINISH_ERROR) out->error = &r->engine->error;
+    if (o->finish != LLM_FINISH_ERROR) return;
+    int by_policy = r->chain && r->chain->error.status;
+    out->error = by_policy ? &r->chain->error : &r->engine->error;
+    if (by_policy) out->error_details = r->chain->details;
 }
 
 llm_status llm_next(struct llm_client *c, struct llm_event *out)
@@ -235,6 +266,7 @@ llm_status llm_next(struct llm_client *c, struct llm_event *out)
     struct mail *rest = c->letters->next; /* once not pending, the letter may be posted again */
     uint64_t news = atomic_load_explicit(&o->news, memory_order_acquire);
     do {
+        if (!sequence_make_room(o->request, news_tokens(news))) return LLM_ENOMEM;
         if (o->request->renders && !render(o, news)) return LLM_ENOMEM;
     } while (!atomic_compare_exchange_weak_explicit(&o->news, &news, news & ~NEWS_PENDING,
                                                     memory_order_acq_rel, memory_order_acquire));
@@ -280,6 +312,10 @@ void llm_client_close(struct llm_client *c)
         next = r->next_of_client;
         llm_release(r);
     }
+    for (struct llm_sequence *s = c->sequences, *next; s; s = next) {
+        next = s->next;
+        llm_sequence_close(s);
+    }
     while (c->requests) {
         mailbox_clear(&c->box);
         peek(c); /* finds nothing, settles everything */
@@ -307,5 +343,6 @@ void llm_request_info(const struct llm_request *r, struct llm_request_info *out)
         .t_first_token = seconds(&r->t_first_token),
         .t_finished = seconds(&r->t_finished),
         .prompt_logprobs = r->prompt_logprobs,
+        .n_prompt_logprob_rows = r->prompt_logprobs ? (size_t)(r->n_prompt - r->score_start) : 0,
         .n_prompt_logprobs = r->n_prompt_logprobs};
 }

@@ -1,22 +1,12 @@
-/* The real model behind the engine's seam: a backend, a model on it, its decoder and its KV memory. */
-
-#include "engine/engine.h"
+#include "engine/decoder_model.h"
 
 #include "base/mem.h"
 #include "engine/settings.h"
-#include "model/decoder.h"
-#include "model/model.h"
+#include "model/weights.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-
-struct decoder_model {
-    struct backend *backend;
-    struct model *model;
-    struct decoder *decoder;
-    struct kv_cache kv;
-    size_t kv_bytes;
-    char *path;
-};
 
 static llm_status forward(void *self, const struct batch *batch, struct llm_error *err)
 {
@@ -40,18 +30,27 @@ static llm_status copy_page(void *self, int32_t from, int32_t to, struct llm_err
 static void run(void *self, pool_fn *fn, void *arg)
 {
     struct decoder_model *m = self;
-    pool_run(cpu_backend_pool(m->backend), fn, arg);
+    pool_run(m->pool, fn, arg);
 }
 
 static void close_model(void *self)
 {
     struct decoder_model *m = self;
+    device_io_close(m);
+    if (m->backend && m->backend->device) pool_close(m->pool);
     decoder_close(m->decoder);
     model_close(m->model);
     if (m->kv.base) m->backend->free(m->backend, m->kv.base, m->kv_bytes);
     if (m->backend) m->backend->close(m->backend);
     mem_free(m->path);
     mem_free(m);
+}
+
+/* What a device still needs after its KV cache: the steps' arrays, recordings, the driver's own. */
+static size_t device_spare(const struct decoder_model *m, const struct engine_config *config)
+{
+    size_t logits = sizeof(float) * (size_t)config->max_num_seqs * (size_t)m->model->config.vocab_size;
+    return logits + m->kv.page_bytes + ((size_t)768 << 20);
 }
 
 static llm_status open_kv(struct decoder_model *m, const struct llm_engine_options *options,
@@ -62,13 +61,20 @@ static llm_status open_kv(struct decoder_model *m, const struct llm_engine_optio
                               .n_layers = c->n_layers,
                               .n_kv_heads = c->n_kv_heads,
                               .head_dim = c->head_dim};
-    llm_status status = settings_kv_dtype(options, &m->kv.dtype, err);
+    const struct device_ops *device = m->backend->device;
+    llm_status status = settings_kv_dtype(options, m->backend->act_dtype, &m->kv.dtype, err);
     if (status) return status;
     m->kv.page_bytes = m->backend->kv_page_bytes(m->backend, &m->kv);
-    status = settings_pages(options, m->kv.page_bytes, memory_available(), config, err);
+    if (device) {
+        size_t total, left = device->memory_left(m->backend, &total), spare = device_spare(m, config);
+        status = settings_device_pages(options, m->kv.page_bytes, left > spare ? left - spare : 0, total,
+                                       config, err);
+    } else {
+        status = settings_pages(options, m->kv.page_bytes, memory_available(), config, err);
+    }
     if (status) return status;
-    m->kv.n_pages = config->n_pages;
-    m->kv_bytes = m->kv.page_bytes * (size_t)config->n_pages;
+    m->kv.n_pages = config->n_pages + (device ? 1 : 0); /* the scratch page of padding rows */
+    m->kv_bytes = m->kv.page_bytes * (size_t)m->kv.n_pages;
     m->kv.base = m->backend->alloc(m->backend, m->kv_bytes);
     if (m->kv.base) return LLM_OK;
     return llm_fail(err, LLM_ENOMEM, "no memory for a KV cache of %s; set kv_cache_memory lower",
@@ -108,8 +114,8 @@ static void fill_info(const struct decoder_model *m, const struct engine_config 
         .weight_bytes = m->model->weight_bytes,
         .kv_bytes_per_token = m->kv.page_bytes / (size_t)m->kv.page_size,
         .backend = m->backend->name,
-        .isa = cpu_backend_isa(m->backend),
-        .threads = cpu_backend_threads(m->backend),
+        .isa = m->backend->device ? cuda_backend_describe(m->backend) : cpu_backend_isa(m->backend),
+        .threads = pool_size(m->pool),
         .default_temperature = c->default_temperature,
         .default_top_p = c->default_top_p,
         .default_min_p = c->default_min_p,
@@ -118,14 +124,72 @@ static void fill_info(const struct decoder_model *m, const struct engine_config 
     };
 }
 
+/* A directory for what a backend finds out by measuring; "" if there is no place for one. */
+static void cache_dir(char *out, size_t room)
+{
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int n = cache && *cache ? snprintf(out, room, "%s/llmlua", cache)
+            : home && *home ? snprintf(out, room, "%s/.cache/llmlua", home)
+                            : 0;
+    if (n <= 0 || (size_t)n >= room) out[0] = 0;
+}
+
+/* The type a device computes in: what was asked for, else what the model was stored in if it has 16 bits. */
+static llm_status device_dtype(const struct llm_engine_options *options, const struct model_options *model,
+                               enum llm_dtype *out, struct llm_error *err)
+{
+    enum llm_dtype stored;
+    llm_status status = model_stored_dtype(model, &stored, err);
+    if (!status)
+        status = weights_dtype(options->dtype, stored == DTYPE_F16 ? DTYPE_F16 : DTYPE_BF16, out, err);
+    return status;
+}
+
+static llm_status open_cuda(struct decoder_model *m, const struct llm_engine_options *options,
+                            const struct model_options *model, int32_t ordinal, struct llm_error *err)
+{
+    char dir[512];
+    struct cuda_options cuda = {.device = ordinal, .cache_dir = dir};
+    cache_dir(dir, sizeof dir);
+    llm_status status = device_dtype(options, model, &cuda.act_dtype, err);
+    if (!status) status = cuda_backend_open(&cuda, &m->backend, err);
+    if (status) return status;
+    int32_t n = pool_cpu_count();
+    return pool_open(options->threads ? options->threads : n < 8 ? n : 8, &m->pool, err);
+}
+
+static llm_status open_cpu(struct decoder_model *m, const struct llm_engine_options *options,
+                           struct llm_error *err)
+{
+    struct cpu_options cpu = {.n_threads = options->threads, .isa = options->cpu_isa};
+    llm_status status = cpu_backend_open(&cpu, &m->backend, err);
+    if (!status) m->pool = cpu_backend_pool(m->backend);
+    return status;
+}
+
+static llm_status open_backend(struct decoder_model *m, const struct llm_engine_options *options,
+                               const struct model_options *model, struct llm_error *err)
+{
+    const char *device = options->device && *options->device ? options->device : "auto";
+    char *end = NULL;
+    long ordinal = strncmp(device, "cuda:", 5) == 0 ? strtol(device + 5, &end, 10) : 0;
+    int is_cuda =
+        !strcmp(device, "cuda") || (end && end > device + 5 && !*end && ordinal >= 0 && ordinal < 1024);
+    if (is_cuda) return open_cuda(m, options, model, (int32_t)ordinal, err);
+    if (!strcmp(device, "cpu") || (!strcmp(device, "auto") && options->cpu_isa))
+        return open_cpu(m, options, err);
+    if (strcmp(device, "auto") != 0)
+        return llm_fail(err, LLM_EINVAL, "device is \"%s\"; it must be auto, cpu, cuda, or cuda:0, cuda:1, …",
+                        device);
+    llm_status status = open_cuda(m, options, model, 0, err);
+    return status == LLM_EUNSUP ? open_cpu(m, options, err) : status;
+}
+
 static llm_status open_model(struct decoder_model *m, const struct llm_engine_options *options,
                              struct engine_config *config, struct llm_error *err)
 {
     m->path = mem_strdup(options->model);
     if (!m->path) return llm_fail(err, LLM_ENOMEM, "no memory for a path");
-    struct cpu_options cpu = {.n_threads = options->threads, .isa = options->cpu_isa};
-    llm_status status = cpu_backend_open(&cpu, &m->backend, err);
-    if (status) return status;
     struct model_options model = {.path = options->model,
                                   .tokenizer = options->tokenizer,
                                   .load_format = options->load_format,
@@ -134,14 +198,17 @@ static llm_status open_model(struct decoder_model *m, const struct llm_engine_op
                                   .skip_tokenizer = options->skip_tokenizer_init,
                                   .progress = options->on_load,
                                   .progress_ud = options->on_load_ud};
-    status = model_open(m->backend, &model, &m->model, err);
-    if (!status) status = settings_limits(options, m->model->config.max_position, config, err);
-    if (!status) status = open_kv(m, options, config, err);
+    llm_status status = open_backend(m, options, &model, err);
+    if (!status) status = model_open(m->backend, &model, &m->model, err);
+    int on_device = !status && m->backend->device;
+    if (!status) status = settings_limits(options, m->model->config.max_position, on_device, config, err);
     if (status) return status;
     struct decoder_options decoder = {.max_tokens = config->max_num_batched_tokens,
                                       .max_seqs = config->max_num_seqs,
                                       .max_model_len = config->max_model_len};
-    return decoder_open(m->model, &decoder, &m->decoder, err);
+    status = decoder_open(m->model, &decoder, &m->decoder, err);
+    if (!status) status = open_kv(m, options, config, err);
+    return !status && on_device ? device_io_open(m, config, err) : status;
 }
 
 llm_status decoder_model_open(const struct llm_engine_options *options, struct engine_config *config,
@@ -166,7 +233,13 @@ llm_status decoder_model_open(const struct llm_engine_options *options, struct e
                                  .logits = logits,
                                  .copy_page = copy_page,
                                  .run = run,
-                                 .n_workers = cpu_backend_threads(m->backend),
+                                 .n_workers = pool_size(m->pool),
                                  .close = close_model};
+    if (m->backend->device) {
+        out->forward = device_forward;
+        out->logits = device_logits;
+        out->launch = device_launch;
+        out->collect = device_collect;
+    }
     return LLM_OK;
 }

@@ -8,9 +8,22 @@
 
 #include "base/pool.h"
 #include "engine/batch.h"
+#include "engine/policy_sample.h"
 #include "engine/request.h"
+#include "kernels/device.h"
 
 #include <pthread.h>
+
+/* A step for a device that samples: what to compute, and which rows become tokens. Of `batch` the tokens may
+ * be places where an earlier step leaves them (struct feed_args). */
+struct device_step {
+    const struct batch *batch;     /* in host memory */
+    int32_t n_decode;              /* the first n_decode sequences have one row each */
+    int32_t max_query, max_kv;     /* as in struct step_shape */
+    const struct sample_row *rows; /* [n_rows]; `row` is a row of the batch; row i's slot is first_slot + i */
+    int32_t n_rows;
+    int mark; /* 0 or 1: which of two steps in flight */
+};
 
 /* What the engine asks of a model. All calls come from the engine's thread but close. */
 struct engine_model {
@@ -23,6 +36,10 @@ struct engine_model {
     /* Runs fn(arg, i, n_workers) for all i at once, for sampling; null: sampling is done by one thread. */
     void (*run)(void *self, pool_fn *fn, void *arg);
     int32_t n_workers; /* 1 without run */
+    /* A device that samples (else null): queues a step, and gives the tokens of one when they are there.
+     * tokens [n_rows] live until the mark is used again. A step without rows is not collected. */
+    llm_status (*launch)(void *self, const struct device_step *step, struct llm_error *err);
+    llm_status (*collect)(void *self, int mark, const int32_t **tokens, struct llm_error *err);
     void (*close)(void *self);
 };
 
@@ -40,12 +57,25 @@ struct engine_config {
     int32_t n_end_tokens;
 };
 
+/* Outputs that a step gives a token each: n in a row from `first` on; null: ended meanwhile. */
+struct step_row {
+    struct output *first;
+    int32_t n; /* 1 on a device that samples */
+};
+
+struct step {
+    struct step_row *rows; /* [max_num_seqs] */
+    int32_t n;
+    int mark;
+};
+
 /* What llm_engine_stats reads; written by the engine's thread once a step. */
 struct engine_counters {
     _Atomic int32_t n_running, n_waiting, n_used, n_peak;
     _Atomic uint64_t n_steps, n_prompt_tokens, n_output_tokens, n_preemptions, n_prefix_queries,
         n_prefix_hits, n_finished, busy_ns;
     _Atomic double waste;
+    struct histogram step_tokens, token_gap;
 };
 
 struct llm_engine {
@@ -60,10 +90,13 @@ struct llm_engine {
     struct mailbox inbox;
     _Atomic int cancels, forget, stop; /* 1: some request is cancelled; forget prefixes; end the thread */
     _Atomic int failed;                /* 1: `error` is set and constant */
+    _Atomic int map_wanted;            /* 1: somebody wants a picture of the pages */
+    _Atomic uint8_t *map;              /* [n_pages]; drawn by the engine's thread, read by anybody */
     struct llm_error error;
     _Atomic uint64_t n_submitted;
     _Atomic int32_t n_queued; /* submitted, not scheduled yet */
     struct engine_counters counters;
+    struct policy_book policies;
 
     /* the engine's thread's */
     struct kv_pool kv;
@@ -72,8 +105,14 @@ struct llm_engine {
     struct sampler *samplers; /* [model.n_workers] */
     float *logits;            /* [ENGINE_LOGIT_ROWS, vocab_size] */
     int32_t rows[ENGINE_LOGIT_ROWS];
-    const struct plan *plan;
-    int64_t now; /* ns, at the step's start */
+    struct policy_desk desk;
+    struct policy_job jobs[ENGINE_LOGIT_ROWS];
+    struct plan *plan;
+    struct step steps[2];
+    struct step *flying;            /* launched, not collected; null: none */
+    int mark;                       /* of the last step launched */
+    struct sample_row *sample_rows; /* [max_num_seqs]; null: the model does not sample */
+    int64_t now;                    /* ns, at the step's start */
     struct llm_request *requests;
     uint64_t n_steps, n_prompt_tokens, n_output_tokens, busy_ns;
 };
@@ -86,6 +125,12 @@ llm_status engine_start(const struct engine_config *config, const struct engine_
  * engine_start. Errors: those of llm_engine_open. */
 llm_status decoder_model_open(const struct llm_engine_options *options, struct engine_config *config,
                               struct llm_model_info *info, struct engine_model *out, struct llm_error *err);
+
+/* The engine's thread, between steps: ends a request as a cancelled one. */
+void engine_abort(struct llm_engine *e, struct llm_request *r);
+
+/* Draws e->map if it is wanted. */
+void page_map_draw(struct llm_engine *e);
 
 int64_t clock_ns(void); /* CLOCK_MONOTONIC */
 

@@ -11,6 +11,9 @@ llm_status kv_pool_init(struct kv_pool *pool, int32_t n_pages, int32_t page_size
         (struct kv_pool){.n_pages = n_pages, .page_size = page_size, .spare = -1, .oldest = -1, .newest = -1};
     pool->pages = mem_array((size_t)n_pages, sizeof *pool->pages);
     if (!pool->pages) return llm_fail(err, LLM_ENOMEM, "no memory for the book of %d KV pages", n_pages);
+    histogram_init_residency(&pool->lifetime);
+    histogram_init_residency(&pool->idle);
+    histogram_init_residency(&pool->reuse);
     llm_status status = prefix_init(&pool->index, n_pages, secret, err);
     if (status) kv_pool_deinit(pool);
     return status;
@@ -58,6 +61,18 @@ static void unlink_cached(struct kv_pool *pool, int32_t page)
     pool->n_cached--;
 }
 
+static double seconds_since(const struct kv_pool *pool, int64_t then)
+{
+    return (double)(pool->now - then) * 1e-9;
+}
+
+/* What a cached page held is lost. */
+static void note_loss(struct kv_pool *pool, int32_t page)
+{
+    histogram_add(&pool->lifetime, seconds_since(pool, pool->pages[page].born));
+    histogram_add(&pool->idle, seconds_since(pool, pool->pages[page].used));
+}
+
 static void unname(struct kv_pool *pool, int32_t page)
 {
     prefix_remove(&pool->index, pool->pages[page].hash);
@@ -79,11 +94,13 @@ int32_t kv_alloc(struct kv_pool *pool)
         page = pool->oldest;
         unlink_cached(pool, page);
         unname(pool, page);
+        note_loss(pool, page);
     } else {
         return -1;
     }
     pool->pages[page].refs = 1;
     pool->pages[page].filled = 0;
+    pool->pages[page].born = pool->pages[page].used = pool->now;
     pool->n_used++;
     return page;
 }
@@ -104,6 +121,7 @@ void kv_unref(struct kv_pool *pool, int32_t page)
     if (--p->refs > 0) return;
     pool->n_used--;
     pool->n_filled -= p->filled;
+    p->used = pool->now;
     if (p->named)
         push_cached(pool, page);
     else
@@ -114,6 +132,13 @@ void kv_fill(struct kv_pool *pool, int32_t page, int32_t n)
 {
     pool->n_filled += n - pool->pages[page].filled;
     pool->pages[page].filled = n;
+}
+
+void kv_rewrite(struct kv_pool *pool, int32_t page, int32_t n)
+{
+    assert(pool->pages[page].refs == 1);
+    if (pool->pages[page].named) unname(pool, page);
+    kv_fill(pool, page, n);
 }
 
 /* ---- names --------------------------------------------------------------------------------------------- */
@@ -130,7 +155,10 @@ void kv_name(struct kv_pool *pool, int32_t page, struct block_hash hash)
 int32_t kv_find(struct kv_pool *pool, struct block_hash hash)
 {
     int32_t page = prefix_find(&pool->index, hash);
-    if (page >= 0) kv_ref(pool, page);
+    if (page < 0) return page;
+    histogram_add(&pool->reuse, seconds_since(pool, pool->pages[page].used));
+    pool->pages[page].used = pool->now;
+    kv_ref(pool, page);
     return page;
 }
 
@@ -141,6 +169,7 @@ void kv_forget(struct kv_pool *pool)
     while (pool->oldest >= 0) {
         int32_t page = pool->oldest;
         unlink_cached(pool, page);
+        note_loss(pool, page);
         push_spare(pool, page);
     }
 }

@@ -13,6 +13,7 @@
  * Pages are given out in the order spare, fresh, cached: memory grows only when needed, and what is cached is
  * kept as long as possible. */
 
+#include "engine/histogram.h"
 #include "engine/prefix.h"
 
 struct kv_page {
@@ -21,6 +22,7 @@ struct kv_page {
     int32_t next, previous;
     int named; /* 1: `hash` is in the index */
     struct block_hash hash;
+    int64_t born, used; /* ns: when it was given out; when it was last taken or let go */
 };
 
 struct kv_pool {
@@ -31,6 +33,8 @@ struct kv_pool {
     int32_t oldest, newest;
     struct kv_page *pages;
     struct prefix_table index;
+    int64_t now;                            /* ns, set by the owner; 0 where nobody looks at the times */
+    struct histogram lifetime, idle, reuse; /* of cached pages: llmlua.h */
 };
 
 /* secret: of the prefix index (prefix.h). Errors: LLM_ENOMEM, LLM_EIO. */
@@ -56,6 +60,8 @@ void kv_ref(struct kv_pool *pool, int32_t page);
 void kv_unref(struct kv_pool *pool, int32_t page);
 /* Says that the first n slots of a used page hold tokens. */
 void kv_fill(struct kv_pool *pool, int32_t page, int32_t n);
+/* A page with one reference will be written again from slot n on: what is there loses its name. */
+void kv_rewrite(struct kv_pool *pool, int32_t page, int32_t n);
 
 /* Names a used, full page, so that kv_find finds it; does nothing if another page has that name. */
 void kv_name(struct kv_pool *pool, int32_t page, struct block_hash hash);

@@ -185,7 +185,7 @@ static llm_status open_model(struct null_model *m, const struct llm_engine_optio
     m->name = mem_strdup(options->model && *options->model ? options->model : "null");
     if (!m->name) return llm_fail(err, LLM_ENOMEM, "no memory for a name");
     llm_status status = open_tokenizer(m, options, err);
-    if (!status) status = settings_limits(options, NULL_MAX_LEN, config, err);
+    if (!status) status = settings_limits(options, NULL_MAX_LEN, 0, config, err);
     /* A page stands for what it would hold of a small model, so that kv_cache_memory means something. */
     if (!status)
         status = settings_pages(options, (size_t)config->block_size * 512, memory_available(), config, err);

@@ -3,6 +3,7 @@
 #include "engine/request.h"
 
 #include "base/mem.h"
+#include "engine/handle.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -42,9 +43,11 @@ static const void *carve_copy(struct carve *c, const void *from, size_t count, s
 struct draft {
     const struct llm_request_spec *spec;
     const struct request_limits *limits;
+    const int32_t *head; /* the sequence's tokens, which the prompt follows */
+    size_t n_head;
     struct token_list prompt;
     const int32_t *prompt_ids; /* in `prompt`, or the caller's */
-    size_t n_prompt;
+    size_t n_ids, n_prompt;    /* without and with the head */
     struct token_list bad_ids; /* of all bad words */
     struct token_span *bad_words;
     int32_t n_bad_words;
@@ -110,18 +113,22 @@ static void layout_output(struct carve *c, const struct draft *d, struct llm_req
         carve(c, n_out, sizeof *logprobs * (size_t)logprob_width(p->logprobs, d->limits->vocab_size));
     if (!c->base) return;
 
+    /* What wants no token needs no logits of the last one: it is left to whatever comes next. */
+    int32_t n_computed = d->max_output > 0 || r->n_prompt == 1 ? r->n_prompt : r->n_prompt - 1;
     struct output *o = &r->outputs[index];
     o->request = r;
-    o->sequence = (struct sequence){.prompt = r->prompt,
-                                    .output = tokens,
-                                    .n_prompt = r->n_prompt,
-                                    .index = index,
-                                    .priority = d->spec->priority,
-                                    .group = index == 0 ? r->n : 1,
-                                    .compute_prompt = r->n_prompt_logprobs > 0,
-                                    .pages = pages,
-                                    .hashes = hashes,
-                                    .n_cached = -1};
+    o->sequence = (struct sequence){
+        .prompt = r->prompt,
+        .output = tokens,
+        .n_prompt = n_computed,
+        .index = index,
+        .priority = d->spec->priority,
+        .group = index == 0 ? r->n : 1,
+        .compute_from = r->n_prompt_logprobs ? r->score_start - (r->score_start > 0) : INT32_MAX,
+        .most_output = d->max_output,
+        .pages = pages,
+        .hashes = hashes,
+        .n_cached = -1};
     if (r->n_logprobs) o->logprobs = logprobs;
     if (counted) {
         counts_init(&o->counts, counts, slots, distinct);
@@ -141,6 +148,13 @@ static void layout_output(struct carve *c, const struct draft *d, struct llm_req
     atomic_init(&o->news, news_pack(0, 0));
 }
 
+/* 1 if nothing is asked of the logits but what struct sample_row (kernels/device.h) can say. */
+static int is_plain(const struct llm_sampling *p)
+{
+    return p->logprobs == LLM_LOGPROBS_NONE && !sampler_counts_needed(p) && !p->n_allowed_token_ids &&
+           !p->n_bad_words && !p->n_logit_bias && p->min_tokens == 0;
+}
+
 /* While measuring, r is scratch without outputs. */
 static void layout(struct carve *c, const struct draft *d, struct llm_request *r)
 {
@@ -151,51 +165,75 @@ static void layout(struct carve *c, const struct draft *d, struct llm_request *r
     r->user = spec->user;
     r->stream = spec->stream;
     r->renders = d->limits->tokenizer && p->detokenize;
+    r->sampled_by_device = is_plain(p) && d->max_output > 0;
     r->n = r->n_live = p->n;
     r->n_prompt = (int32_t)d->n_prompt;
     r->max_output = d->max_output;
     r->n_logprobs = logprob_width(p->logprobs, d->limits->vocab_size);
     r->n_prompt_logprobs = logprob_width(p->prompt_logprobs, d->limits->vocab_size);
     r->prompt = carve(c, d->n_prompt, sizeof *r->prompt);
-    if (c->base) memcpy(r->prompt, d->prompt_ids, sizeof *r->prompt * d->n_prompt);
+    if (c->base && d->n_head) memcpy(r->prompt, d->head, sizeof *r->prompt * d->n_head);
+    if (c->base && d->n_ids) memcpy(r->prompt + d->n_head, d->prompt_ids, sizeof *r->prompt * d->n_ids);
     r->salt_bytes = spec->cache_salt ? strlen(spec->cache_salt) : 0;
     r->cache_salt = carve_copy(c, spec->cache_salt, r->salt_bytes, 1);
     layout_sampling(c, d, r);
-    r->prompt_logprobs = carve(c, d->n_prompt, sizeof *r->prompt_logprobs * (size_t)r->n_prompt_logprobs);
+    r->discard = spec->discard;
+    r->score_start = spec->prompt_logprobs_start;
+    r->prompt_logprobs = carve(c, d->n_prompt - (size_t)r->score_start,
+                               sizeof *r->prompt_logprobs * (size_t)r->n_prompt_logprobs);
     if (!r->n_prompt_logprobs) r->prompt_logprobs = NULL;
     for (int32_t i = 0; i < p->n; i++) layout_output(c, d, r, i);
 }
 
 /* ---- the draft ----------------------------------------------------------------------------------------- */
 
-static llm_status draft_prompt(struct draft *d, struct llm_error *err)
+/* What follows the head. */
+static llm_status draft_ids(struct draft *d, struct llm_error *err)
 {
     const struct llm_request_spec *spec = d->spec;
-    const struct request_limits *limits = d->limits;
-    if (spec->prompt) {
-        if (!limits->tokenizer)
-            return llm_fail(err, LLM_EINVAL,
-                            "a prompt of text needs a tokenizer, and this engine has none: give prompt_ids");
-        unsigned flags = (spec->add_special_tokens ? TOKENIZE_ADD_SPECIAL : 0) |
-                         (spec->parse_special_tokens ? TOKENIZE_PARSE_SPECIAL : 0);
-        llm_status status =
-            tokenizer_encode(limits->tokenizer, spec->prompt, spec->prompt_bytes, flags, &d->prompt, err);
-        if (status) return status;
-        d->prompt_ids = d->prompt.ids;
-        d->n_prompt = d->prompt.n;
-    } else {
+    if (!spec->prompt) {
         d->prompt_ids = spec->prompt_ids;
-        d->n_prompt = spec->prompt_ids ? spec->n_prompt_ids : 0;
+        d->n_ids = spec->prompt_ids ? spec->n_prompt_ids : 0;
+        return LLM_OK;
     }
-    if (d->n_prompt == 0) return llm_fail(err, LLM_EINVAL, "the prompt is empty; it must have a token");
-    if (spec->truncate_prompt_tokens < 0)
+    if (!d->limits->tokenizer)
+        return llm_fail(err, LLM_EINVAL,
+                        "a prompt of text needs a tokenizer, and this engine has none: give prompt_ids");
+    unsigned flags = (spec->add_special_tokens && d->n_head == 0 ? TOKENIZE_ADD_SPECIAL : 0) |
+                     (spec->parse_special_tokens ? TOKENIZE_PARSE_SPECIAL : 0);
+    llm_status status =
+        tokenizer_encode(d->limits->tokenizer, spec->prompt, spec->prompt_bytes, flags, &d->prompt, err);
+    d->prompt_ids = d->prompt.ids;
+    d->n_ids = d->prompt.n;
+    return status;
+}
+
+static llm_status truncate_prompt(struct draft *d, struct llm_error *err)
+{
+    if (d->spec->truncate_prompt_tokens < 0)
         return llm_fail(err, LLM_EINVAL, "truncate_prompt_tokens is %d; it must be 0 (off) or more",
-                        spec->truncate_prompt_tokens);
-    size_t keep = (size_t)spec->truncate_prompt_tokens;
-    if (keep > 0 && d->n_prompt > keep) {
-        d->prompt_ids += d->n_prompt - keep;
-        d->n_prompt = keep;
+                        d->spec->truncate_prompt_tokens);
+    if (d->spec->truncate_prompt_tokens && d->spec->sequence)
+        return llm_fail(err, LLM_EINVAL, "truncate_prompt_tokens cannot shorten a sequence: rewind it");
+    size_t keep = (size_t)d->spec->truncate_prompt_tokens;
+    if (keep > 0 && d->n_ids > keep) {
+        d->prompt_ids += d->n_ids - keep;
+        d->n_ids = keep;
     }
+    return LLM_OK;
+}
+
+static llm_status draft_prompt(struct draft *d, struct llm_error *err)
+{
+    const struct request_limits *limits = d->limits;
+    if (d->spec->sequence) d->head = llm_sequence_tokens(d->spec->sequence, &d->n_head);
+    llm_status status = draft_ids(d, err);
+    if (status) return status;
+    if (d->n_head + d->n_ids == 0)
+        return llm_fail(err, LLM_EINVAL, "the prompt is empty; it must have a token");
+    status = truncate_prompt(d, err);
+    if (status) return status;
+    d->n_prompt = d->n_head + d->n_ids;
     if (d->n_prompt >= (size_t)limits->max_model_len)
         return llm_fail(
             err, LLM_EINVAL,
@@ -203,11 +241,16 @@ static llm_status draft_prompt(struct draft *d, struct llm_error *err)
             "one token of output: shorten the prompt, set truncate_prompt_tokens, or raise "
             "max_model_len",
             d->n_prompt, limits->max_model_len);
-    for (size_t i = 0; i < d->n_prompt; i++)
+    for (size_t i = 0; i < d->n_ids; i++)
         if (d->prompt_ids[i] < 0 || d->prompt_ids[i] >= limits->vocab_size)
             return llm_fail(err, LLM_EINVAL, "token %zu of the prompt is %d; the model's tokens are 0 to %d",
                             i, d->prompt_ids[i], limits->vocab_size - 1);
-    int32_t room = limits->max_model_len - (int32_t)d->n_prompt, max = spec->sampling.max_tokens;
+    int32_t start = d->spec->prompt_logprobs_start;
+    if (start < 0 || (size_t)start > d->n_prompt)
+        return llm_fail(err, LLM_EINVAL,
+                        "prompt_logprobs_start is %d; it must be 0 to %zu, the prompt's tokens", start,
+                        d->n_prompt);
+    int32_t room = limits->max_model_len - (int32_t)d->n_prompt, max = d->spec->sampling.max_tokens;
     d->max_output = max == -1 || max > room ? room : max;
     return LLM_OK;
 }
@@ -286,8 +329,10 @@ static llm_status make(const struct draft *d, struct llm_request **out, struct l
 llm_status request_create(const struct llm_request_spec *spec, const struct request_limits *limits,
                           struct llm_request **out, struct llm_error *err)
 {
-    struct draft d = {.spec = spec, .limits = limits};
-    llm_status status = sampling_check(&spec->sampling, limits, err);
+    struct request_limits own = *limits;
+    if (spec->sequence) own.on_sequence = 1;
+    struct draft d = {.spec = spec, .limits = &own};
+    llm_status status = sampling_check(&spec->sampling, &own, err);
     if (!status) status = draft_prompt(&d, err);
     if (!status) status = draft_bad_words(&d, err);
     if (!status) status = make(&d, out, err);
@@ -299,6 +344,10 @@ llm_status request_create(const struct llm_request_spec *spec, const struct requ
 
 void request_destroy(struct llm_request *r)
 {
-    for (int32_t i = 0; i < r->n; i++) mem_free(r->outputs[i].text);
+    for (int32_t i = 0; i < r->n; i++) {
+        mem_free(r->outputs[i].text);
+        mem_free(r->outputs[i].ends);
+    }
+    policy_chain_close(r->chain);
     mem_free(r);
 }

@@ -10,6 +10,7 @@
 
 #include "base/mailbox.h"
 #include "engine/counts.h"
+#include "engine/policy.h"
 #include "engine/sampler.h"
 #include "engine/sequence.h"
 #include "engine/stop.h"
@@ -40,7 +41,7 @@ static inline uint64_t news_text(uint64_t news)
 }
 
 /* What comes to the engine's mailbox. */
-enum letter_kind { LETTER_REQUEST, LETTER_FAREWELL };
+enum letter_kind { LETTER_REQUEST, LETTER_FORK, LETTER_DEPARTURE, LETTER_FAREWELL };
 struct letter {
     struct mail mail; /* first */
     enum letter_kind kind;
@@ -62,6 +63,7 @@ struct output {
     struct stop_matcher stop;
     struct detokenizer stop_text; /* text for the matcher; the client makes its own */
     uint64_t text_end;
+    int64_t t_token; /* ns, of its last token; 0: none yet */
 
     /* written by the engine before it is published, then constant */
     struct llm_logprob *logprobs; /* [max_output, n_logprobs]; null: not asked for */
@@ -78,6 +80,8 @@ struct output {
     struct detokenizer text_state;
     char *text; /* made and not yet given away, then what the last event gave */
     size_t n_text, n_given, text_capacity;
+    size_t *ends; /* [n_rendered - n_delivered] where in `text` the text of each token ends; stream only */
+    size_t ends_capacity;
     uint64_t text_total;             /* bytes given away so far */
     int32_t n_rendered, n_delivered; /* tokens */
 };
@@ -88,7 +92,8 @@ struct llm_request {
     struct llm_client *client;
     struct mailbox *reply; /* the client's */
     void *user;
-    int stream, renders; /* renders: events carry text */
+    int stream, renders;   /* renders: events carry text */
+    int sampled_by_device; /* 1: a device that samples can make its tokens */
     uint64_t seed;
     struct llm_sampling sampling; /* arrays are in the block */
     size_t *stop_bytes;
@@ -99,7 +104,12 @@ struct llm_request {
     const char *cache_salt; /* null: none */
     size_t salt_bytes;
     int32_t n_logprobs, n_prompt_logprobs; /* entries a row; 0: not asked for */
-    int64_t t_submitted;                   /* ns */
+    int32_t score_start;        /* prompt_logprobs has a row for each token of the prompt from here */
+    struct handle *handle;      /* of the sequence it runs on (handle.h); null: none */
+    int32_t n_agreed;           /* tokens of the prompt that the handle's are, if it has as many */
+    int discard;                /* 1: the sequence will be what it was */
+    int64_t t_submitted;        /* ns */
+    struct policy_chain *chain; /* null: no policies. Its runs and error are the engine's */
 
     struct letter letter; /* to the engine, once */
     _Atomic int cancelled;
@@ -115,6 +125,8 @@ struct llm_request {
 
     /* the client's */
     struct llm_request *next_of_client, *previous_of_client;
+    struct llm_sequence *sequence; /* that it extends; null: none, or no longer */
+    int32_t n_before;              /* tokens of the sequence before it */
     int released;
     int32_t n_done; /* outputs whose last event was taken */
 
@@ -125,6 +137,7 @@ struct llm_request {
 struct request_limits {
     int32_t vocab_size, max_model_len, block_size, max_logprobs;
     const struct tokenizer *tokenizer; /* null: ids only */
+    int on_sequence;                   /* 1: the request runs on a sequence, which allows more */
 };
 
 /* Checks spec, tokenizes, makes the request. Errors: LLM_EINVAL, LLM_ENOMEM, those of the tokenizer. */

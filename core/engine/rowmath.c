@@ -1,5 +1,6 @@
 #include "engine/rowmath.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -73,6 +74,16 @@ int32_t row_argmax(const float *x, int32_t n)
     for (int32_t i = 0; i < n; i++)
         if (x[i] == max) return i;
     return 0;
+}
+
+ROW_PASS int row_is_usable(const float *x, int32_t n)
+{
+    int32_t bad = 0, good = 0;
+    for (int32_t i = 0; i < n; i++) {
+        bad |= !(x[i] <= FLT_MAX);
+        good |= x[i] >= -FLT_MAX;
+    }
+    return good && !bad;
 }
 
 /* Of n <= ROW_BLOCK elements, in lanes. */

@@ -26,6 +26,9 @@ float row_max(const float *x, int32_t n);
 /* Lowest index of the largest element, 0 if all are NaN or -inf. */
 int32_t row_argmax(const float *x, int32_t n);
 
+/* 1 if no element is NaN or +inf and one is above -inf. */
+int row_is_usable(const float *x, int32_t n);
+
 /* w[i] = exp((x[i] - max) * scale), w may be x; sums[b] of block b. Returns the sum of all. scale > 0. */
 double row_weights(const float *x, int32_t n, float max, float scale, float *w, double *sums);
 

@@ -72,8 +72,7 @@ static void penalize(float *x, const struct sample_input *in)
     }
 }
 
-/* The row with everything applied that comes before temperature: `logits` itself if nothing does. */
-static const float *adjust(struct sampler *s, const float *logits, const struct sample_input *in)
+const float *sampler_adjust(struct sampler *s, const float *logits, const struct sample_input *in)
 {
     const struct llm_sampling *p = in->params;
     int young = in->n_output < p->min_tokens;
@@ -135,20 +134,86 @@ static int32_t draw(const struct sampler *s, float least, double total, double u
     return last < 0 ? 0 : last;
 }
 
-int32_t sampler_pick(struct sampler *s, const float *logits, const struct sample_input *in)
+/* Merges the sorted halves of each run of 2 * width. */
+static void merge_runs(const struct llm_candidate *from, struct llm_candidate *to, int32_t n, int32_t width)
+{
+    for (int32_t begin = 0; begin < n; begin += 2 * width) {
+        int32_t middle = begin + width < n ? begin + width : n, end = middle + width < n ? middle + width : n;
+        int32_t i = begin, j = middle;
+        for (int32_t k = begin; k < end; k++)
+            to[k] = j >= end || (i < middle && from[i].prob >= from[j].prob) ? from[i++] : from[j++];
+    }
+}
+
+/* Likeliest first; those in order of their ids stay so among equals. */
+static void sort_candidates(struct llm_candidate *list, int32_t n)
+{
+    struct llm_candidate other[LLM_MAX_CANDIDATES], *from = list, *to = other;
+    for (int32_t width = 1; width < n; width *= 2) {
+        merge_runs(from, to, n, width);
+        struct llm_candidate *t = from;
+        from = to;
+        to = t;
+    }
+    if (from != list) memcpy(list, from, sizeof *list * (size_t)n);
+}
+
+/* Appends the tokens of weight `cut` (equal), or of more. */
+static int32_t gather(const struct sampler *s, float cut, int equal, struct llm_candidate *list, int32_t n,
+                      int32_t room)
+{
+    for (int32_t begin = 0; begin < s->vocab_size && n < room; begin += ROW_BLOCK) {
+        int32_t end = begin + ROW_BLOCK < s->vocab_size ? begin + ROW_BLOCK : s->vocab_size;
+        if (row_count_from(s->work + begin, end - begin, cut) == 0) continue;
+        for (int32_t i = begin; i < end && n < room; i++) {
+            float w = s->work[i];
+            if (w > 0 && (equal ? w == cut : w > cut))
+                list[n++] = (struct llm_candidate){.token = i, .prob = w};
+        }
+    }
+    return n;
+}
+
+/* The best of the weights from `least` on, whose sum is `total`. */
+static void list_best(const struct sampler *s, float least, double total, struct sample_best *best)
+{
+    int32_t n = s->vocab_size, room = best->n < n ? best->n : n;
+    float cut = least;
+    if (row_count_from(s->work, n, least) > room) cut = select_kth(s->work, n, room, s->rest);
+    best->n = gather(s, cut, 0, best->list, 0, room);
+    best->n = gather(s, cut, 1, best->list, best->n, room);
+    sort_candidates(best->list, best->n);
+    for (int32_t i = 0; i < best->n; i++) {
+        struct llm_candidate *c = &best->list[i];
+        c->prob = (float)(c->prob / total);
+        c->logprob = logf(c->prob);
+    }
+}
+
+int32_t sampler_choose(struct sampler *s, const float *x, const struct sample_input *in,
+                       struct sample_best *best)
 {
     const struct llm_sampling *p = in->params;
-    const float *x = adjust(s, logits, in);
+    int greedy = p->temperature < smallest_temperature;
     float max = row_max(x, s->vocab_size);
-    if (!isfinite(max)) return row_argmax(logits, s->vocab_size); /* everything was banned */
-    if (p->temperature < smallest_temperature) return row_argmax(x, s->vocab_size);
+    if (!isfinite(max)) return -1;
+    int32_t likeliest = greedy ? row_argmax(x, s->vocab_size) : 0;
+    if (greedy && !best) return likeliest;
 
-    double total = row_weights(x, s->vocab_size, max, 1 / p->temperature, s->work, s->sums);
-    float least = threshold(s, p, total);
+    double total = row_weights(x, s->vocab_size, max, greedy ? 1 : 1 / p->temperature, s->work, s->sums);
+    float least = greedy ? 0 : threshold(s, p, total);
     if (least > 0) total = row_sum_from(s->work, s->vocab_size, least, s->sums);
+    if (best) list_best(s, least, total, best);
+    if (greedy) return likeliest;
     struct rng_block r = rng_philox(in->seed, in->stream, in->position);
     uint64_t u53 = ((uint64_t)r.word[0] << 21) ^ (r.word[1] >> 11);
     return draw(s, least, total, (double)u53 * 0x1p-53);
+}
+
+int32_t sampler_pick(struct sampler *s, const float *logits, const struct sample_input *in)
+{
+    int32_t token = sampler_choose(s, sampler_adjust(s, logits, in), in, NULL);
+    return token >= 0 ? token : row_argmax(logits, s->vocab_size); /* everything was banned */
 }
 
 /* ---- log-probabilities --------------------------------------------------------------------------------- */

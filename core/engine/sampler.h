@@ -48,6 +48,18 @@ int sampler_counts_needed(const struct llm_sampling *params);
 
 int32_t sampler_pick(struct sampler *s, const float *logits, const struct sample_input *in);
 
+/* The two halves of sampler_pick, for policies that act in between. First: the row as it is before the
+ * choice, `logits` itself or s->work. */
+const float *sampler_adjust(struct sampler *s, const float *logits, const struct sample_input *in);
+/* Then: a token, -1 if nothing is above -inf. x may be s->work, which is overwritten. best not null: also the
+ * likeliest of what is drawn from, up to best->n, in order. */
+struct sample_best {
+    struct llm_candidate *list;
+    int32_t n; /* in: room, at most LLM_MAX_CANDIDATES; out: how many */
+};
+int32_t sampler_choose(struct sampler *s, const float *x, const struct sample_input *in,
+                       struct sample_best *best);
+
 /* Fills row[0 .. k]: `token`, then the k likeliest. Rank counts from 1, ties by lower id. */
 void sampler_logprobs(struct sampler *s, const float *logits, int32_t token, int32_t k,
                       struct llm_logprob *row);

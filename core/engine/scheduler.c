@@ -14,7 +14,7 @@ llm_status scheduler_init(struct scheduler *s, const struct scheduler_options *o
     size_t n = (size_t)options->max_num_seqs;
     s->running = mem_array(n, sizeof *s->running);
     s->plan.items = mem_array(n, sizeof *s->plan.items);
-    s->plan.copies = mem_array(n, sizeof *s->plan.copies);
+    s->plan.copies = mem_array(2 * n, sizeof *s->plan.copies);
     if (s->running && s->plan.items && s->plan.copies) return LLM_OK;
     scheduler_deinit(s);
     return llm_fail(err, LLM_ENOMEM, "no memory for a scheduler of %zu sequences", n);
@@ -56,11 +56,26 @@ static void stop_running(struct scheduler *s, struct sequence *q)
     s->n_seats -= q->seats;
 }
 
-static void release_pages(struct scheduler *s, struct sequence *q)
+static void drop_pages(struct scheduler *s, struct sequence *q)
 {
     /* The end of a prefix is worth less than its beginning: freed first, it is forgotten first. */
     while (q->n_pages > 0) kv_unref(s->kv, q->pages[--q->n_pages]);
-    q->n_computed = 0;
+    q->n_computed = q->n_named = 0;
+}
+
+/* To its holding, if it has one. */
+static void return_pages(struct scheduler *s, struct sequence *q)
+{
+    if (!q->holding) {
+        drop_pages(s, q);
+        return;
+    }
+    /* a device may have computed what was to follow, which nobody wants now */
+    int32_t n_tokens = q->n_computed < sequence_known(q) ? q->n_computed : sequence_known(q);
+    int32_t n = kv_pages_for(s->kv, n_tokens);
+    while (q->n_pages > n) kv_unref(s->kv, q->pages[--q->n_pages]);
+    holding_put(&s->idle, q->holding, q->pages, q->n_pages, n_tokens);
+    q->n_pages = q->n_computed = q->n_named = 0;
 }
 
 /* ---- pages --------------------------------------------------------------------------------------------- */
@@ -79,7 +94,7 @@ static void preempt(struct scheduler *s, struct sequence *q)
 {
     take_back(s, q);
     stop_running(s, q);
-    release_pages(s, q);
+    drop_pages(s, q);
     q->state = SEQUENCE_WAITING;
     q->n_preemptions++;
     queue_insert(&s->waiting, q);
@@ -94,20 +109,30 @@ static int must_copy(const struct scheduler *s, const struct sequence *q)
     return i < q->n_pages && s->kv->pages[q->pages[i]].refs > 1;
 }
 
+/* Makes the page that q's next token goes to, if q has one, q's own. */
+static void own_page(struct scheduler *s, struct sequence *q)
+{
+    int32_t i = q->n_computed / s->kv->page_size, filled = q->n_computed % s->kv->page_size;
+    if (i >= q->n_pages) return;
+    if (!must_copy(s, q)) {
+        kv_rewrite(s->kv, q->pages[i], filled);
+        return;
+    }
+    int32_t from = q->pages[i], to = kv_alloc(s->kv);
+    s->plan.copies[s->plan.n_copies++] = (struct page_copy){from, to};
+    kv_fill(s->kv, to, filled);
+    kv_unref(s->kv, from);
+    q->pages[i] = to;
+}
+
 /* Gives q pages of its own for its tokens up to n_tokens; 0 if there are not enough (it keeps what it got).
  */
 static int reserve(struct scheduler *s, struct sequence *q, int32_t n_tokens)
 {
-    int32_t copy = must_copy(s, q);
     int32_t need = kv_pages_for(s->kv, n_tokens) - q->n_pages;
-    if (need + copy > kv_n_free(s->kv)) return 0;
-    if (copy) {
-        int32_t i = q->n_computed / s->kv->page_size, from = q->pages[i], to = kv_alloc(s->kv);
-        s->plan.copies[s->plan.n_copies++] = (struct page_copy){from, to};
-        kv_fill(s->kv, to, q->n_computed % s->kv->page_size);
-        kv_unref(s->kv, from);
-        q->pages[i] = to;
-    }
+    while (need + must_copy(s, q) > kv_n_free(s->kv))
+        if (!holding_reclaim(&s->idle, s->kv)) return 0;
+    own_page(s, q);
     for (; need > 0; need--) q->pages[q->n_pages++] = kv_alloc(s->kv);
     return 1;
 }
@@ -126,17 +151,33 @@ static struct block_hash block_name(const struct scheduler *s, struct sequence *
     return q->hashes[i];
 }
 
-/* Gives q the cached pages of its longest known prefix. The last token is always computed, for its logits. */
-static void find_prefix(struct scheduler *s, struct sequence *q)
+/* Gives q the pages of its holding, of its first `limit` tokens at most. */
+static void take_holding(struct scheduler *s, struct sequence *q, int32_t limit)
 {
-    if (!s->options.prefix_caching || (q->compute_prompt && q->n_output == 0)) return;
-    int32_t n = (sequence_length(q) - 1) / s->kv->page_size;
+    int32_t n_tokens = q->holding->n_tokens;
+    q->n_pages = holding_take(&s->idle, q->holding, q->pages);
+    q->n_computed = n_tokens < limit ? n_tokens : limit;
+    int32_t n = kv_pages_for(s->kv, q->n_computed);
+    while (q->n_pages > n) kv_unref(s->kv, q->pages[--q->n_pages]);
+    q->n_named = q->n_computed / s->kv->page_size;
+}
+
+/* Gives q what it need not compute: what its holding has, and the cached pages of the longest prefix that is
+ * known. The last token is always computed, for its logits. */
+static void find_computed(struct scheduler *s, struct sequence *q)
+{
+    int32_t limit = sequence_length(q) - 1;
+    if (q->n_output == 0 && q->compute_from < limit) limit = q->compute_from;
+    if (q->holding) take_holding(s, q, limit);
+    if (!s->options.prefix_caching || q->n_computed % s->kv->page_size) return;
+    int32_t n = limit / s->kv->page_size;
     while (q->n_pages < n) {
         int32_t page = kv_find(s->kv, block_name(s, q, q->n_pages));
         if (page < 0) break;
         q->pages[q->n_pages++] = page;
     }
     q->n_computed = q->n_pages * s->kv->page_size;
+    q->n_named = q->n_pages;
 }
 
 /* ---- plan ---------------------------------------------------------------------------------------------- */
@@ -149,6 +190,7 @@ static int32_t budget_left(const struct scheduler *s)
 /* Tokens of q that this step can compute: 0 if its prompt must not be cut and does not fit. */
 static int32_t chunk(const struct scheduler *s, const struct sequence *q)
 {
+    if (q->most_output && q->n_output >= q->most_output) return 0;
     int32_t n = sequence_length(q) - q->n_computed, left = budget_left(s);
     if (n <= left) return n;
     return s->options.chunked_prefill ? left : 0;
@@ -162,7 +204,7 @@ static void add_item(struct scheduler *s, struct sequence *q, int32_t n)
 }
 
 /* Items taken back leave holes; they must go before more are added than there is room for. */
-static void close_holes(struct plan *plan)
+void plan_close_holes(struct plan *plan)
 {
     int32_t n = 0;
     for (int32_t i = 0; i < plan->n_items; i++)
@@ -196,21 +238,29 @@ static int32_t promised(const struct scheduler *s)
     return n;
 }
 
+/* 1 if there is room for q beside what runs, perhaps at the cost of idle holdings. */
+static int make_room(struct scheduler *s, const struct sequence *q)
+{
+    int32_t need = kv_pages_for(s->kv, sequence_length(q)) - q->n_pages;
+    if (s->n_running > 0) need += promised(s) + s->n_running + seats_for(s, q);
+    while (need + must_copy(s, q) > kv_n_free(s->kv))
+        if (!holding_reclaim(&s->idle, s->kv)) return 0;
+    return 1;
+}
+
 /* 1 if the first waiting sequence now runs. */
 static int admit(struct scheduler *s, struct sequence *q)
 {
     if (s->n_seats + seats_for(s, q) > s->options.max_num_seqs) return 0;
-    find_prefix(s, q);
+    find_computed(s, q);
     int32_t n = chunk(s, q);
-    int32_t need = kv_pages_for(s->kv, sequence_length(q)) - q->n_pages;
-    if (s->n_running > 0) need += promised(s) + s->n_running + seats_for(s, q);
-    if (n == 0 || need > kv_n_free(s->kv)) {
-        release_pages(s, q);
+    if (n == 0 || !make_room(s, q)) {
+        return_pages(s, q);
         return 0;
     }
     if (q->n_cached < 0) {
         q->n_cached = q->n_computed < q->n_prompt ? q->n_computed : q->n_prompt;
-        if (s->options.prefix_caching) {
+        if (s->options.prefix_caching && !q->holding) {
             s->n_prefix_queries += (uint64_t)q->n_prompt;
             s->n_prefix_hits += (uint64_t)q->n_cached;
         }
@@ -232,7 +282,7 @@ static int make_way(struct scheduler *s, const struct sequence *first)
     struct sequence *last = s->running[s->n_running - 1];
     if (last->priority <= first->priority) return 0;
     preempt(s, last);
-    close_holes(&s->plan);
+    plan_close_holes(&s->plan);
     return 1;
 }
 
@@ -244,13 +294,13 @@ static void plan_waiting(struct scheduler *s)
     }
 }
 
-const struct plan *scheduler_plan(struct scheduler *s)
+struct plan *scheduler_plan(struct scheduler *s)
 {
     struct plan *plan = &s->plan;
     plan->n_items = plan->n_tokens = plan->n_copies = plan->n_admitted = plan->n_preempted = 0;
     plan_running(s, 1);
     plan_running(s, 0);
-    close_holes(plan);
+    plan_close_holes(plan);
     if (plan->n_preempted == 0) plan_waiting(s);
     return plan;
 }
@@ -267,12 +317,23 @@ void scheduler_advance(struct scheduler *s)
         for (int32_t k = first; k * size < q->n_computed; k++) {
             int32_t filled = q->n_computed - k * size;
             kv_fill(s->kv, q->pages[k], filled < size ? filled : size);
-            if (filled >= size && s->options.prefix_caching) kv_name(s->kv, q->pages[k], block_name(s, q, k));
         }
     }
     if (s->kv->n_used >= s->n_used_peak && s->kv->n_used > 0) {
         s->n_used_peak = s->kv->n_used;
         s->waste_peak = kv_waste(s->kv);
+    }
+}
+
+void scheduler_name(struct scheduler *s)
+{
+    if (!s->options.prefix_caching) return;
+    for (int32_t i = 0; i < s->plan.n_items; i++) {
+        struct sequence *q = s->plan.items[i].sequence;
+        if (!q || q->state != SEQUENCE_RUNNING) continue;
+        int32_t known = sequence_known(q), n = known < q->n_computed ? known : q->n_computed;
+        for (; (q->n_named + 1) * s->kv->page_size <= n; q->n_named++)
+            kv_name(s->kv, q->pages[q->n_named], block_name(s, q, q->n_named));
     }
 }
 
@@ -302,6 +363,7 @@ void scheduler_fork(struct scheduler *s, struct sequence *parent, struct sequenc
     }
     child->n_pages = parent->n_pages;
     child->n_computed = parent->n_computed;
+    child->n_named = parent->n_named;
     parent->seats--;
     s->n_seats--;
     start_running(s, child);
@@ -310,7 +372,10 @@ void scheduler_fork(struct scheduler *s, struct sequence *parent, struct sequenc
 void scheduler_finish(struct scheduler *s, struct sequence *q)
 {
     if (q->state == SEQUENCE_WAITING) queue_remove(&s->waiting, q);
-    if (q->state == SEQUENCE_RUNNING) stop_running(s, q);
-    release_pages(s, q);
+    take_back(s, q);
+    if (q->state == SEQUENCE_RUNNING) {
+        stop_running(s, q);
+        return_pages(s, q);
+    }
     q->state = SEQUENCE_FINISHED;
 }

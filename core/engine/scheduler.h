@@ -11,16 +11,17 @@
  * As the budget is no smaller than the number of running sequences, every running sequence advances in every
  * step; as nobody is overtaken, every waiting one runs in the end.
  *
- * Order is by arrival, or by priority and then arrival. When pages run out the last running sequence in this
- * order gives its pages back and waits again (preemption): its tokens are kept, their K and V are computed
- * anew when it is admitted again, found in the prefix cache if they are still there. A sequence is admitted
- * only if all its present tokens fit beside those promised to the running ones, and one page more for each
- * running sequence, so that admission does not cause preemption in the same breath. The first running
- * sequence always gets its pages, as one sequence of the greatest length fits into the pool: so there is
- * always progress.
+ * Order is by arrival, or by priority and then arrival. When pages run out, idle holdings (holding.h)
+ * give theirs back; then the last running sequence in this order does, and waits again (preemption): its
+ * tokens are kept, their K and V are computed anew when it is admitted again, found in the prefix cache if
+ * they are still there. A sequence is admitted only if all its present tokens fit beside those promised to
+ * the running ones, and one page more for each running sequence, so that admission does not cause preemption
+ * in the same breath. The first running sequence always gets its pages, as one sequence of the greatest
+ * length fits into the pool: so there is always progress.
  *
- * A step is: scheduler_plan, the copies of pages, the model, scheduler_advance, then for sequences whose last
- * token was computed: fork, a new token, finish. */
+ * A step is: scheduler_plan, the copies of pages, the model, scheduler_advance, scheduler_name, then for
+ * sequences whose last token was computed: fork, a new token, finish. A device may be a step behind: there
+ * the new tokens of a step are known, and sequences finished, only after the next step was planned. */
 
 #include "engine/kvcache.h"
 #include "engine/queue.h"
@@ -39,11 +40,14 @@ struct page_copy {
 };
 
 struct plan {
-    struct plan_item *items; /* [max_num_seqs] */
-    struct page_copy *copies;
+    struct plan_item *items;  /* [max_num_seqs] */
+    struct page_copy *copies; /* [2 * max_num_seqs]: of those that ran and of those that were admitted */
     int32_t n_items, n_tokens, n_copies;
     int32_t n_admitted, n_preempted; /* in this plan */
 };
+
+/* Removes the items taken back. */
+void plan_close_holes(struct plan *plan);
 
 struct scheduler_options {
     int32_t max_num_seqs;           /* >= 1 */
@@ -57,6 +61,7 @@ struct scheduler {
     struct scheduler_options options;
     struct kv_pool *kv; /* borrowed */
     struct queue waiting;
+    struct idle_list idle;     /* holdings that have pages: the first to give them back */
     struct sequence **running; /* [max_num_seqs], in order */
     int32_t n_running;
     int32_t n_seats; /* taken of max_num_seqs: by running sequences, and by forks to come */
@@ -77,16 +82,21 @@ void scheduler_deinit(struct scheduler *s);
 void scheduler_add(struct scheduler *s, struct sequence *sequence);
 
 /* The next step's plan, valid until the next call. n_tokens is 0 only if nothing runs or waits. */
-const struct plan *scheduler_plan(struct scheduler *s);
-/* The plan was carried out. */
+struct plan *scheduler_plan(struct scheduler *s);
+/* The plan was carried out, or will be before any later one. */
 void scheduler_advance(struct scheduler *s);
+/* Puts the planned sequences' full blocks whose tokens are known into the prefix index. After
+ * scheduler_advance, and before any of them is finished. */
+void scheduler_name(struct scheduler *s);
 
 /* `child` has its parent's prompt and no output. It shares all the parent's pages, and runs; if the group has
  * more members than there are seats it waits, and computes its prompt anew. Called once for each other member
  * of the parent's group, between the scheduler_advance that completes the prompt and the first token. */
 void scheduler_fork(struct scheduler *s, struct sequence *parent, struct sequence *child);
 
-/* Ends a sequence in any state, between steps: its pages are free on return. */
+/* Ends a sequence in any state: its pages are its holding's again, or free, on return. A plan that was not
+ * carried out yet loses it. A holding may be used by one sequence at a time, and otherwise changed between
+ * steps by the functions of holding.h, with `idle` as the list. */
 void scheduler_finish(struct scheduler *s, struct sequence *sequence);
 
 #endif

@@ -4,22 +4,24 @@
 /* What the scheduler knows of one sequence: its tokens, its place in the order, its pages. Knows nothing of
  * requests, clients or text, so that a simulator can make one from nothing. Engine thread only. */
 
-#include "engine/prefix.h"
+#include "engine/holding.h"
 
 #include <stdint.h>
 
 enum sequence_state {
     SEQUENCE_NEW,      /* not known to the scheduler: not submitted yet, or waiting to be forked */
-    SEQUENCE_WAITING,  /* in the queue; owns no page */
+    SEQUENCE_WAITING,  /* in the queue; owns no page (its holding may) */
     SEQUENCE_RUNNING,  /* in every plan the budget allows */
     SEQUENCE_FINISHED, /* owns no page, never comes back */
 };
 
 struct sequence {
-    /* Its tokens: the prompt (shared within a request), then the output. */
+    /* Its tokens: the prompt (shared within a request), then the output. Of the output the last n_pending are
+     * being made by a device: instead of a token there is -1 - the place where the device will find it. */
     const int32_t *prompt;
     int32_t *output;
-    int32_t n_prompt, n_output;
+    int32_t n_prompt, n_output, n_pending;
+    int32_t most_output; /* a sequence that has so many computes no more; 0: no bound */
 
     /* Its place: lower priority value first, then lower arrival, then lower index. */
     int32_t priority;
@@ -30,8 +32,12 @@ struct sequence {
     int32_t group;
     int32_t seats; /* while it runs: what it takes of max_num_seqs, for itself and forks to come */
 
-    /* 1: it must compute each token of its prompt itself (its logits are wanted), cached or not. */
-    int compute_prompt;
+    /* Of its prompt, it must compute each token from here on itself (its logits are wanted), whatever is
+     * cached; n_prompt or more: only the last one. */
+    int32_t compute_from;
+
+    /* Where its pages come from when it is admitted and go to when it ends; null: nobody keeps them. */
+    struct holding *holding;
 
     enum sequence_state state;
     int32_t n_computed; /* leading tokens whose K and V are in its pages */
@@ -41,6 +47,7 @@ struct sequence {
     struct block_hash root;    /* of its cache salt: what the chain starts from */
     struct block_hash *hashes; /* of its full blocks, made when needed; room as for pages */
     int32_t n_hashes;
+    int32_t n_named; /* leading pages that scheduler_name has seen to */
 
     int32_t n_cached; /* prompt tokens found cached at first admission; -1: not admitted yet */
     int32_t n_preemptions;
@@ -51,6 +58,12 @@ struct sequence {
 static inline int32_t sequence_length(const struct sequence *s)
 {
     return s->n_prompt + s->n_output;
+}
+
+/* Tokens that are known. */
+static inline int32_t sequence_known(const struct sequence *s)
+{
+    return s->n_prompt + s->n_output - s->n_pending;
 }
 
 static inline int32_t sequence_token(const struct sequence *s, int32_t i)

@@ -3,7 +3,11 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { DEFAULT_SEQS = 256, DEFAULT_BATCHED_TOKENS = 512, DEFAULT_BLOCK_SIZE = 16 };
+enum { DEFAULT_SEQS = 256 };
+/* On a device a step of 8192 tokens keeps the matrix units busy, and a page of 64 is a tile of attention. */
+static const struct {
+    int32_t batched_tokens, block_size;
+} defaults[2] = {{512, 16}, {8192, 64}};
 static const uint64_t default_kv_bytes = (uint64_t)4 << 30;
 
 void llm_engine_options_init(struct llm_engine_options *o)
@@ -11,10 +15,11 @@ void llm_engine_options_init(struct llm_engine_options *o)
     *o = (struct llm_engine_options){.load_format = "auto",
                                      .dtype = "auto",
                                      .kv_cache_dtype = "auto",
-                                     .block_size = DEFAULT_BLOCK_SIZE,
                                      .enable_prefix_caching = 1,
                                      .enable_chunked_prefill = 1,
                                      .scheduling_policy = "fcfs",
+                                     .device = "auto",
+                                     .gpu_memory_utilization = 0.9f,
                                      .max_logprobs = 20};
 }
 
@@ -60,7 +65,7 @@ static llm_status check_policy(const struct llm_engine_options *o, int *priority
 
 /* The budget and the number of sequences of a step. What was asked for is kept or refused; what was left to
  * us fits it. */
-static llm_status decide_step(const struct llm_engine_options *o, struct engine_config *c,
+static llm_status decide_step(const struct llm_engine_options *o, int on_device, struct engine_config *c,
                               struct llm_error *err)
 {
     int32_t seqs = o->max_num_seqs, tokens = o->max_num_batched_tokens;
@@ -75,7 +80,7 @@ static llm_status decide_step(const struct llm_engine_options *o, struct engine_
                         "max_model_len, which is %d",
                         tokens, least);
     if (!tokens) {
-        tokens = DEFAULT_BATCHED_TOKENS;
+        tokens = defaults[on_device].batched_tokens;
         if (tokens < seqs) tokens = seqs;
         if (tokens < least) tokens = least;
     }
@@ -85,8 +90,8 @@ static llm_status decide_step(const struct llm_engine_options *o, struct engine_
     return LLM_OK;
 }
 
-llm_status settings_limits(const struct llm_engine_options *o, int32_t model_max_len, struct engine_config *c,
-                           struct llm_error *err)
+llm_status settings_limits(const struct llm_engine_options *o, int32_t model_max_len, int on_device,
+                           struct engine_config *c, struct llm_error *err)
 {
     if (check_signs(o, err) || check_policy(o, &c->priority, err)) return LLM_EINVAL;
     if (o->max_model_len > model_max_len)
@@ -96,7 +101,7 @@ llm_status settings_limits(const struct llm_engine_options *o, int32_t model_max
     if (c->max_model_len < 2)
         return llm_fail(err, LLM_EINVAL, "max_model_len is %d; it must be 2 or more: a prompt and an output",
                         c->max_model_len);
-    c->block_size = o->block_size ? o->block_size : DEFAULT_BLOCK_SIZE;
+    c->block_size = o->block_size ? o->block_size : defaults[on_device].block_size;
     if (c->block_size < 8 || c->block_size > 128 || (c->block_size & (c->block_size - 1)))
         return llm_fail(err, LLM_EINVAL, "block_size is %d; it must be 8, 16, 32, 64 or 128", c->block_size);
     c->chunked_prefill = o->enable_chunked_prefill;
@@ -104,24 +109,19 @@ llm_status settings_limits(const struct llm_engine_options *o, int32_t model_max
     c->max_num_queued_reqs = o->max_num_queued_reqs;
     c->max_logprobs = o->max_logprobs;
     c->seed = o->seed;
-    return decide_step(o, c, err);
+    return decide_step(o, on_device, c, err);
 }
 
-llm_status settings_pages(const struct llm_engine_options *o, size_t page_bytes, uint64_t available,
-                          struct engine_config *c, struct llm_error *err)
+static uint64_t longest_pages(const struct engine_config *c)
 {
-    uint64_t longest = ((uint64_t)c->max_model_len + (uint64_t)c->block_size - 1) / (uint64_t)c->block_size;
-    uint64_t bytes = o->kv_cache_memory, most = INT32_MAX / c->block_size;
-    if (bytes > available) /* mapped lazily it would seem to work, until the system runs out */
-        return llm_fail(err, LLM_ENOMEM, "kv_cache_memory is %s; this machine has %s left: set it lower",
-                        size_text(bytes).text, size_text(available).text);
-    if (!bytes) {
-        bytes = (uint64_t)c->max_num_seqs * longest * page_bytes;
-        uint64_t enough = longest * page_bytes > default_kv_bytes ? longest * page_bytes : default_kv_bytes;
-        if (bytes > enough) bytes = enough;
-        if (bytes > available / 2) bytes = available / 2;
-    }
-    uint64_t pages = bytes / page_bytes;
+    return ((uint64_t)c->max_model_len + (uint64_t)c->block_size - 1) / (uint64_t)c->block_size;
+}
+
+/* As many pages as `bytes` has room for, if one sequence fits in them. */
+static llm_status take_pages(const struct llm_engine_options *o, size_t page_bytes, uint64_t bytes,
+                             struct engine_config *c, struct llm_error *err)
+{
+    uint64_t longest = longest_pages(c), most = INT32_MAX / c->block_size, pages = bytes / page_bytes;
     if (pages > most) pages = most;
     if (pages < longest) {
         uint64_t fits = pages * (uint64_t)c->block_size;
@@ -137,12 +137,48 @@ llm_status settings_pages(const struct llm_engine_options *o, size_t page_bytes,
     return LLM_OK;
 }
 
-llm_status settings_kv_dtype(const struct llm_engine_options *o, enum llm_dtype *out, struct llm_error *err)
+llm_status settings_pages(const struct llm_engine_options *o, size_t page_bytes, uint64_t available,
+                          struct engine_config *c, struct llm_error *err)
+{
+    uint64_t longest = longest_pages(c), bytes = o->kv_cache_memory;
+    if (bytes > available) /* mapped lazily it would seem to work, until the system runs out */
+        return llm_fail(err, LLM_ENOMEM, "kv_cache_memory is %s; this machine has %s left: set it lower",
+                        size_text(bytes).text, size_text(available).text);
+    if (!bytes) {
+        bytes = (uint64_t)c->max_num_seqs * longest * page_bytes;
+        uint64_t enough = longest * page_bytes > default_kv_bytes ? longest * page_bytes : default_kv_bytes;
+        if (bytes > enough) bytes = enough;
+        if (bytes > available / 2) bytes = available / 2;
+    }
+    return take_pages(o, page_bytes, bytes, c, err);
+}
+
+llm_status settings_device_pages(const struct llm_engine_options *o, size_t page_bytes, uint64_t left,
+                                 uint64_t total, struct engine_config *c, struct llm_error *err)
+{
+    uint64_t bytes = o->kv_cache_memory;
+    if (!(o->gpu_memory_utilization > 0 && o->gpu_memory_utilization <= 1))
+        return llm_fail(err, LLM_EINVAL, "gpu_memory_utilization is %g; it must be above 0 and at most 1",
+                        (double)o->gpu_memory_utilization);
+    if (bytes > left)
+        return llm_fail(err, LLM_ENOMEM, "kv_cache_memory is %s; the device has %s left: set it lower",
+                        size_text(bytes).text, size_text(left).text);
+    if (!bytes) {
+        uint64_t spared = (uint64_t)((1 - (double)o->gpu_memory_utilization) * (double)total);
+        bytes = left > spared ? left - spared : 0;
+        uint64_t most = (uint64_t)c->max_num_seqs * longest_pages(c) * page_bytes;
+        if (bytes > most) bytes = most;
+    }
+    return take_pages(o, page_bytes, bytes, c, err);
+}
+
+llm_status settings_kv_dtype(const struct llm_engine_options *o, enum llm_dtype act, enum llm_dtype *out,
+                             struct llm_error *err)
 {
     const char *kv = o->kv_cache_dtype ? o->kv_cache_dtype : "auto";
     int full = o->dtype && !strcmp(o->dtype, "float32");
     if (!strcmp(kv, "auto"))
-        *out = full ? DTYPE_F32 : DTYPE_F16;
+        *out = full ? DTYPE_F32 : act == DTYPE_F32 ? DTYPE_F16 : act;
     else if (!strcmp(kv, "float32"))
         *out = DTYPE_F32;
     else if (!strcmp(kv, "float16"))

@@ -28,6 +28,19 @@ void llm_engine_stats(const struct llm_engine *engine, struct llm_stats *out)
 #undef GET
 }
 
+void llm_engine_histogram(const struct llm_engine *engine, enum llm_distribution which,
+                          struct llm_histogram *out)
+{
+    const struct histogram *const all[LLM_N_DISTRIBUTIONS] = {
+        [LLM_STEP_TOKENS] = &engine->counters.step_tokens,
+        [LLM_TOKEN_GAP] = &engine->counters.token_gap,
+        [LLM_PAGE_LIFETIME] = &engine->kv.lifetime,
+        [LLM_PAGE_IDLE] = &engine->kv.idle,
+        [LLM_PAGE_REUSE] = &engine->kv.reuse,
+    };
+    histogram_read(all[which], out);
+}
+
 void llm_engine_reset_prefix_cache(struct llm_engine *engine)
 {
     atomic_store_explicit(&engine->forget, 1, memory_order_release);

@@ -12,6 +12,22 @@ static llm_status range_error(struct llm_error *err, const char *name, double va
     return llm_fail(err, LLM_EINVAL, "%s is %g; it must be %s", name, value, range);
 }
 
+static llm_status check_length(const struct llm_sampling *p, const struct request_limits *limits,
+                               struct llm_error *err)
+{
+    if (limits->on_sequence && p->n != 1)
+        return llm_fail(err, LLM_EINVAL, "n is %d; on a sequence it must be 1: fork the sequence", p->n);
+    if (p->max_tokens < !limits->on_sequence && p->max_tokens != -1)
+        return range_error(err, "max_tokens", p->max_tokens,
+                           limits->on_sequence ? "0 or more, or -1 for as many as fit"
+                                               : "1 or more, or -1 for as many as fit");
+    if (p->min_tokens < 0) return range_error(err, "min_tokens", p->min_tokens, "0 or more");
+    if (p->max_tokens != -1 && p->min_tokens > p->max_tokens)
+        return llm_fail(err, LLM_EINVAL, "min_tokens is %d; it must be at most max_tokens, which is %d",
+                        p->min_tokens, p->max_tokens);
+    return LLM_OK;
+}
+
 static llm_status check_numbers(const struct llm_sampling *p, struct llm_error *err)
 {
     if (p->n < 1 || p->n > MAX_SEQUENCES) return range_error(err, "n", p->n, "from 1 to 16384");
@@ -26,12 +42,6 @@ static llm_status check_numbers(const struct llm_sampling *p, struct llm_error *
         return range_error(err, "frequency_penalty", p->frequency_penalty, "from -2 to 2");
     if (!(p->repetition_penalty > 0) || isinf(p->repetition_penalty))
         return range_error(err, "repetition_penalty", p->repetition_penalty, "above 0");
-    if (p->max_tokens < 1 && p->max_tokens != -1)
-        return range_error(err, "max_tokens", p->max_tokens, "1 or more, or -1 for as many as fit");
-    if (p->min_tokens < 0) return range_error(err, "min_tokens", p->min_tokens, "0 or more");
-    if (p->max_tokens != -1 && p->min_tokens > p->max_tokens)
-        return llm_fail(err, LLM_EINVAL, "min_tokens is %d; it must be at most max_tokens, which is %d",
-                        p->min_tokens, p->max_tokens);
     if (p->temperature < 1e-5f && p->n > 1)
         return llm_fail(err, LLM_EINVAL,
                         "n is %d; it must be 1 with temperature 0, as all sequences would be the same", p->n);
@@ -41,7 +51,7 @@ static llm_status check_numbers(const struct llm_sampling *p, struct llm_error *
 static llm_status check_logprobs(const char *name, int32_t k, const struct request_limits *limits,
                                  struct llm_error *err)
 {
-    int32_t max = limits->max_logprobs < 0 || limits->max_logprobs > limits->vocab_size
+    int32_t max = limits->on_sequence || limits->max_logprobs < 0 || limits->max_logprobs > limits->vocab_size
                       ? limits->vocab_size
                       : limits->max_logprobs;
     if (k == LLM_LOGPROBS_NONE) return LLM_OK;
@@ -105,6 +115,7 @@ llm_status sampling_check(const struct llm_sampling *p, const struct request_lim
                           struct llm_error *err)
 {
     llm_status status = check_numbers(p, err);
+    if (!status) status = check_length(p, limits, err);
     if (!status) status = check_logprobs("logprobs", p->logprobs, limits, err);
     if (!status) status = check_logprobs("prompt_logprobs", p->prompt_logprobs, limits, err);
     if (!status) status = check_tokens("stop_token_ids", p->stop_token_ids, p->n_stop_token_ids, limits, err);

@@ -1,6 +1,7 @@
 #include "graph/graph.h"
 
 #include "base/mem.h"
+#include "graph/plan.h"
 
 #include <string.h>
 
@@ -32,6 +33,7 @@ void graph_state_init(const struct graph *g, double *variables)
 void graph_free(struct graph *g)
 {
     if (!g) return;
+    plan_free(g->plan);
     mem_free(g->nodes);
     mem_free(g->params);
     mem_free(g->states);

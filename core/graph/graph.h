@@ -198,8 +198,9 @@ struct graph_call {
 llm_status graph_run(const struct graph *g, struct graph_scratch *s, struct graph_call *call,
                      struct llm_error *err);
 
-/* The numbers behind hash and row_hash, for a detector of watermarks: uniform in [0, 1) of the key and a
- * token, n <= GRAPH_MAX_ARGS; graph_hash is the one without a token. */
+/* The numbers behind hash and row_hash, for a detector of watermarks: uniform in (0, 1) of the key and a
+ * token, n <= GRAPH_MAX_ARGS; graph_hash is the one without a token. Numbers of a key are rounded down; those
+ * beyond 2^53 and NaN count as 0. */
 float graph_token_hash(const double *key, int32_t n, int32_t token);
 float graph_hash(const double *key, int32_t n);
 

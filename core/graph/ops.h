@@ -21,8 +21,8 @@
  *
  * Row arithmetic is f32, each operation rounded (no fused multiply-add), in the order of the nodes: a graph
  * gives the same bits with every instruction set. exp is within 2 ulp (0 below -87, inf above 88.72), log
- * within 2 ulp, tanh within 3e-7 absolute, pow(x, y) is exp(y log x) for x >= 0 on rows. Num arithmetic is
- * f64 by the C library. Comparisons with NaN are false. */
+ * within 2 ulp, tanh within 3e-7 absolute, pow(x, y) is exp(y log x), inf above e^87, on rows. Num arithmetic
+ * is f64 by the C library. Comparisons with NaN are false. */
 
 /* ---- inputs: no operands
  * logits      the row as it comes to the graph
@@ -34,8 +34,8 @@
  * vocab       tokens in a row
  * temperature, top_k, top_p, min_p: what the request asked for; top_k 0: off
  * ids         a list of token ids in the text
- * random      uniform in [0, 1): Philox of (seed, stream, position) with site + 1 in the fourth word
- * row_random  uniform in [0, 1) a token: row_hash of (seed, stream, position, site)
+ * random      uniform in (0, 1): the first word of Philox (base/rng.h) of (seed, stream, position, site)
+ * row_random  uniform in (0, 1) a token: as row_hash, its key the third and fourth word of that
  * counts      prompt: 1 for tokens the prompt has, else 0; output: how often the output has each
  */
 #define GRAPH_INPUT_OPS(X)                                                                                   \
@@ -91,12 +91,12 @@
  * row_sum     each block of 512 in 16 f32 lanes, then lanes and blocks in order in f64
  * row_argmax  lowest id of the largest; 0 if all are NaN or -inf
  * mask_count  tokens of which it holds
- * kth x k     k-th largest element; k is rounded down and clamped to [1, vocab]. NaN counts as -inf
+ * kth x k     k-th largest element, k rounded down; -inf if k < 1 or k > vocab. NaN counts as -inf
  * quantile x w p   the largest v such that the w >= 0 of the tokens with x >= v sum to at least p times
  *             the sum of w; tokens with w = 0 do not count. p <= 0: the largest x. p >= 1: -inf
  * gather x i  element i (rounded down); NaN if there is none
  * draw w      a token, with probability w / sum w: the first at which the running sum passes u of the sum.
- *             u: site 0 is the engine's own number for this token, others are as for random. NaN, a
+ *             u: 53 bits of Philox as for random; site 0 is the sampler's own number. NaN, a
  *             negative weight, or no weight above 0: the run fails
  */
 #define GRAPH_REDUCE_OPS(X)                                                                                  \
@@ -117,7 +117,7 @@
  * last i      the i-th token from the end of prompt and output, 1 = the newest; -1 if there is none
  * repeats max w l   row: for each token t, the longest suffix of the history (at most max tokens, none of
  *             them in l, within the last w tokens) that occurs earlier in it followed by t; 0 if none
- * hash a ..   uniform in [0, 1), a function of the nums (rounded down to integers) alone
+ * hash a ..   uniform in (0, 1), a function of the nums (rounded down to integers) alone
  * row_hash    the same a token: of (the nums, token id)
  * step A s t  the state after token t in state s: -1 if it is refused, or s or t are out of range
  * accepts A s mask of the tokens that state s allows; none if s is out of range

@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 #include "base/quote.h"
+#include "graph/plan.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -522,6 +523,8 @@ llm_status graph_parse(const char *text, size_t bytes, struct graph **out, struc
         goto fail;
     }
     note_uses(g);
+    status = plan_make(g, &g->plan, err);
+    if (status != LLM_OK) goto fail;
     *out = g;
     return LLM_OK;
 fail:

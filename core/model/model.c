@@ -132,6 +132,20 @@ fail:
     return st;
 }
 
+llm_status model_stored_dtype(const struct model_options *options, enum llm_dtype *out, struct llm_error *err)
+{
+    struct model_files files = {0};
+    struct model m = {.files = &files};
+    enum source_kind kind;
+    llm_status st = find_kind(options, &kind, err);
+    if (!st) st = open_config(&m, options, kind, err);
+    *out = m.config.dtype;
+    gguf_close(files.gguf);
+    safetensors_close(files.safetensors);
+    config_free(&m.config);
+    return st;
+}
+
 void model_close(struct model *m)
 {
     if (!m) return;

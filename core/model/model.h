@@ -47,6 +47,11 @@ struct model_options {
     void *progress_ud;
 };
 
+/* The type of the model's float matrices, from its config alone: what a backend for it should compute in.
+ * Errors: as model_open's. */
+llm_status model_stored_dtype(const struct model_options *options, enum llm_dtype *out,
+                              struct llm_error *err);
+
 /* Errors: those of the parsers, each naming the file; LLM_EFORMAT for a missing or misshapen tensor (its
  * name, its shape, the shape expected); LLM_ENOMEM. */
 llm_status model_open(struct backend *backend, const struct model_options *options, struct model **out,

@@ -1,27 +1,52 @@
 #include "model/place.h"
 
+#include "base/mem.h"
 #include "kernels/device.h"
-
-#include <string.h>
 
 static llm_status failed(struct backend *be, struct llm_error *err)
 {
     return llm_fail(err, LLM_EFAILED, "%s", be->device->failure(be));
 }
 
+/* Rows as F16, a slice at a time. */
+static llm_status upload_dequantized(struct backend *be, const struct tensor *t, uint16_t *to,
+                                     struct llm_error *err)
+{
+    enum { SLICE = 512 };
+    int64_t n = t->dims[1];
+    float *row = mem_array((size_t)n, sizeof *row);
+    uint16_t *slice = mem_array((size_t)n, SLICE * sizeof *slice);
+    llm_status st = row && slice ? LLM_OK : llm_fail(err, LLM_ENOMEM, "no memory for rows of the embedding");
+    for (int64_t r = 0; r < t->dims[0] && !st; r += SLICE) {
+        int64_t rows = t->dims[0] - r < SLICE ? t->dims[0] - r : SLICE;
+        for (int64_t i = 0; i < rows; i++) {
+            dequantize_row(t, r + i, row);
+            for (int64_t j = 0; j < n; j++) slice[i * n + j] = f32_to_f16(row[j]);
+        }
+        if (be->device->upload(be, to + r * n, slice, sizeof *slice * (size_t)(rows * n)))
+            st = failed(be, err);
+    }
+    mem_free(row);
+    mem_free(slice);
+    return st;
+}
+
 llm_status place_embedding(struct model *model, const struct source_tensor *s, struct llm_error *err)
 {
     struct backend *be = model->backend;
-    int64_t count = tensor_count(&s->tensor);
-    size_t bytes = dtype_bytes(s->tensor.dtype, count);
+    const struct tensor *t = &s->tensor;
+    enum llm_dtype dtype = dtype_is_quantized(t->dtype) ? DTYPE_F16 : t->dtype;
+    int64_t count = tensor_count(t);
+    size_t bytes = dtype_bytes(dtype, count);
     void *p = be->alloc(be, bytes);
     if (!p) return llm_fail(err, LLM_ENOMEM, "no memory on the device for the embedding (%zu bytes)", bytes);
     model->placed_embedding = p;
     model->placed_embedding_bytes = bytes;
     model->embedding.data = p;
-    llm_status st = s->tensor.data ? be->device->upload(be, p, s->tensor.data, bytes)
-                                   : be->device->fill(be, p, s->tensor.dtype, count, s->random_state,
-                                                      s->random_deviation);
+    model->embedding.dtype = dtype;
+    if (dtype_is_quantized(t->dtype)) return upload_dequantized(be, t, p, err);
+    llm_status st = t->data ? be->device->upload(be, p, t->data, bytes)
+                            : be->device->fill(be, p, dtype, count, s->random_state, s->random_deviation);
     return st ? failed(be, err) : LLM_OK;
 }
 

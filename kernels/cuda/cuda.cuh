@@ -47,8 +47,9 @@ llm_status cublas_check(struct cuda_backend *cu, cublasStatus_t e, const char *w
 
 /* Launches a kernel on the backend's stream with programmatic dependent launch: it may begin before its
  * predecessor has ended, so the kernel must call pdl_wait() before it touches anything that an earlier kernel
- * writes or reads (weights and constants it may prefetch before), and should call pdl_launch() when its
- * successor may begin its own prologue. */
+ * writes or reads (weights and constants it may prefetch before). All its blocks must call it, or a later
+ * kernel may overtake an earlier one. pdl_launch() lets the successor's blocks start as room comes free; they
+ * wait in their own pdl_wait() for this kernel's end. */
 template <typename... Params, typename... Args>
 static inline llm_status cuda_launch(struct cuda_backend *cu, const char *what, void (*kernel)(Params...),
                                      dim3 grid, dim3 block, size_t smem, Args &&...args)
@@ -132,6 +133,8 @@ llm_status cuda_gather(struct backend *be, const struct gather_args *a);
 llm_status cuda_logits(struct backend *be, const struct logits_args *a);
 llm_status cuda_feed(struct backend *be, const struct feed_args *a);
 llm_status cuda_sample(struct backend *be, const struct sample_args *a);
+llm_status cuda_fill(struct backend *be, void *to, enum llm_dtype dtype, int64_t n, uint64_t state,
+                     float deviation);
 
 /* attention.cu. open: workspaces for these limits (cu->limits), called by reserve, again if they grow. begin:
  * enqueues whatever plan all layers of the step share. */

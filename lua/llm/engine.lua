@@ -46,9 +46,22 @@ local function with_paths(checked)
   return found
 end
 
+-- The core's handle of a model under these options, loaded while a bar shows how far; or nil and a message.
+local function load_model(checked)
+  local found, message = with_paths(checked)
+  if not found then return nil, message end
+  local bar, handle
+  handle, message = core.open(found, function(done, total)
+    bar = bar or progress.new("Loading", total)
+    bar:update(done, function() return mib(done) .. " of " .. mib(total) end)
+  end)
+  if bar and handle then bar:finish() end
+  return handle, message
+end
+
 -- options: those of schema.engine, dashes or underscores, sizes as numbers or "2GiB"; or what llm.options returned.
--- Returns the engine, or nil and a message.
-function M.open(options)
+-- open_handle(options): gives the core's handle in place of loading. Returns the engine, or nil and a message.
+function M.open(options, open_handle)
   if type(options) ~= "table" then return nil, "llm.engine needs a table of options, such as { model = PATH }" end
   local checked, message = schema.check(schema.engine, options_module.engine_part(options) or options, "engine option")
   if not checked then return nil, message end
@@ -56,16 +69,8 @@ function M.open(options)
   if not checked.model then
     return nil, "the option 'model' is missing: a GGUF file, a Hugging Face directory, or an id on the hub"
   end
-  local found
-  found, message = with_paths(checked)
-  if not found then return nil, message end
-  local bar
   local handle
-  handle, message = core.open(found, function(done, total)
-    bar = bar or progress.new("Loading", total)
-    bar:update(done, function() return mib(done) .. " of " .. mib(total) end)
-  end)
-  if bar and handle then bar:finish() end
+  handle, message = (open_handle or load_model)(open_handle and options or checked)
   if not handle then return nil, message end
   local inboxes = setmetatable({}, { __mode = "k" }) -- request -> its events
   return setmetatable({ handle = handle, model = checked.model, inboxes = inboxes }, Engine)
@@ -347,7 +352,7 @@ end
 
 -- One prompt, answered as it comes: `for delta in engine:stream(prompt, params) do io.write(delta.text) end`.
 -- delta: text, token_ids, index (of the sequence, from 0), logprobs, and with a sequence's last one finish_reason and
--- stop_reason. Arguments as for generate.
+-- stop_reason; of several tokens, text_ends: where in text each one's ends. Arguments as for generate.
 function Engine:stream(prompt, params, options)
   handle_of(self)
   local stream, message = open_stream(self, prompt, params, options)
@@ -385,10 +390,9 @@ function Stream:poll()
     self:close()
     error(event.error, 2)
   end
-  local delta = { text = event.text, token_ids = event.token_ids, index = event.index, logprobs = event.logprobs,
-                  finish_reason = event.finish_reason, stop_reason = event.stop_reason }
   if event.request_done then finish_stream(self) end
-  return delta
+  event.request_done = nil
+  return event
 end
 
 -- The next delta, waiting for it; nil at the end. The stream is its own iterator.

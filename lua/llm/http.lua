@@ -159,17 +159,29 @@ function Response:start(length)
   return self
 end
 
+local function wait_until_writable(res)
+  res.blocked = tasks.running()
+  if res.blocked then tasks.wait() end
+  res.blocked = nil
+end
+
 -- Sends a piece of the body. When the client is slow the task waits here until it has caught up; when it has left,
 -- the task ends here.
 function Response:write(...)
   if not self.started then self:start() end
   local more = self.exchange:write(...)
   if more == nil then left(self) end
-  if not more then
-    self.blocked = tasks.running()
-    if self.blocked then tasks.wait() end
-    self.blocked = nil
-  end
+  if not more then wait_until_writable(self) end
+  return self
+end
+
+-- Sends the text of one or several tokens, a chunk of its own for each that has text: before, the token's text as it
+-- stands inside a JSON string, after. ends: where in the text each token's ends (nil: it is one token's).
+function Response:tokens(before, text, ends, after)
+  if not self.started then self:start() end
+  local more = self.exchange:pieces(before, text, ends, after)
+  if more == nil then left(self) end
+  if not more then wait_until_writable(self) end
   return self
 end
 

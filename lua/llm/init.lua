@@ -9,6 +9,7 @@ local reload = require "llm.reload"
 local script = require "llm.script"
 local tasks = require "llm.task"
 local tokenizers = require "llm.tokenizer"
+local workers = require "llm.workers"
 
 local M = {
   json = require "llm.json",
@@ -47,6 +48,9 @@ function M.try(f, ...)
   if type(failure) == "table" and failure.exit_code then error(failure, 0) end
   M.exit(1, tostring(failure))
 end
+
+-- The number of this worker (1 without --workers), and how many there are once the server runs.
+function M.worker() return workers.me() end
 
 -- "0.1.0"
 function M.version() return core.version end

@@ -1,10 +1,12 @@
 -- llm.metrics: what Prometheus scrapes, under vLLM's names, types, labels and buckets, so that its dashboards and
 -- Kubernetes' inference gateways work unchanged.
 --
--- Gauges and token counters are the engine's own, read when somebody asks. What only the front end sees (latencies,
--- parameters, ends) is booked here as it happens, in plain numbers: no tables are made on the way.
+-- Gauges, token counters and what happens in steps (between tokens, to pages) are the engine's own, read when somebody
+-- asks. What only the front end sees (latencies, parameters, ends) is booked here as it happens, in plain numbers: no
+-- tables are made on the way.
 
 local exposition = require "llm.prometheus"
+local workers = require "llm.workers"
 
 local M = {}
 
@@ -37,7 +39,7 @@ local function new_book(engine, model_name)
   local histogram = exposition.histogram
   local book = { engine = engine, success = {},
     labels = { { "model_name", model_name }, { "engine", tostring(#watched) } },
-    ttft = histogram(TTFT), itl = histogram(PER_TOKEN), per_token = histogram(PER_TOKEN), e2e = histogram(LATENCY),
+    ttft = histogram(TTFT), per_token = histogram(PER_TOKEN), e2e = histogram(LATENCY),
     queue = histogram(LATENCY), inference = histogram(LATENCY), prefill = histogram(LATENCY),
     decode = histogram(LATENCY), prompt = histogram(most), generation = histogram(most),
     max_generation = histogram(most), n = histogram(CHOICES), max_tokens = histogram(most),
@@ -59,11 +61,6 @@ function M.forget(engine)
   for i = #watched, 1, -1 do
     if watched[i] == engine then table.remove(watched, i) end
   end
-end
-
--- Seconds between two deltas of a choice.
-function M.inter_token(engine, seconds)
-  books[engine].itl:observe(seconds)
 end
 
 -- A choice has ended for this reason.
@@ -128,7 +125,13 @@ end
 
 -- ---- the text ------------------------------------------------------------------------------------------------
 
--- {name, type, help, function(book, stats) -> value}; of counters the name without _total.
+local function none() return 0 end
+
+-- Of a counter that adds what the engine counts to what each worker does, the engine's part: the first worker says it.
+local function once(n) return workers.is_second() and 0 or n end
+
+-- {name, type, help, function(book, stats) -> value}; of counters the name without _total. own: counted here, by each
+-- worker for itself.
 local engine_values = {
   { "num_requests_running", "gauge", "Number of requests in model execution batches.",
     function(_, s) return s.n_running end },
@@ -142,16 +145,37 @@ local engine_values = {
     function(_, s) return s.n_prefix_hits end },
   { "num_preemptions", "counter", "Cumulative number of preemption from the engine.",
     function(_, s) return s.n_preemptions end },
-  { "prompt_tokens", "counter", "Number of prefill tokens processed.", function(_, s) return s.n_prompt_tokens end },
-  { "prompt_tokens_cached", "counter", "Number of prompt tokens found in the prefix cache.",
-    function(book) return book.cached end },
+  { "prompt_tokens", "counter", "Number of prefill tokens processed.",
+    function(book, s) return once(s.n_prompt_tokens) + book.cached end, own = true },
+  { "prompt_tokens_cached", "counter", "Number of cached prompt tokens (local + external).",
+    function(book) return book.cached end, own = true },
   { "generation_tokens", "counter", "Number of generation tokens processed.",
     function(_, s) return s.n_output_tokens end },
+  -- of vLLM's parts that this engine has not
+  { "external_prefix_cache_queries", "counter", "External prefix cache queries from KV connector cross-instance cache "
+    .. "sharing, in terms of number of queried tokens.", none },
+  { "external_prefix_cache_hits", "counter", "External prefix cache hits from KV connector cross-instance cache "
+    .. "sharing, in terms of number of cached tokens.", none },
+  { "mm_cache_queries", "counter", "Multi-modal cache queries, in terms of number of queried items.", none },
+  { "mm_cache_hits", "counter", "Multi-modal cache hits, in terms of number of cached items.", none },
+}
+
+-- {name, type, help, label, {value of the label, function(book, stats) -> value}…}
+local labelled_values = {
+  { "num_requests_waiting_by_reason", "gauge", "Number of waiting requests by reason. Reason labels: 'capacity' = waiting "
+    .. "for scheduling capacity; 'deferred' = deferred by transient constraints (LoRA budget, KV transfer, blocked "
+    .. "status). Sum of all reasons equals vllm:num_requests_waiting.", "reason",
+    { "capacity", function(_, s) return s.n_waiting end }, { "deferred", none } },
+  { "engine_sleep_state", "gauge", "Engine sleep state; awake = 0 means engine is sleeping; awake = 1 means engine is "
+    .. "awake; weights_offloaded = 1 means sleep level 1; discard_all = 1 means sleep level 2.", "sleep_state",
+    { "awake", function() return 1 end }, { "weights_offloaded", none }, { "discard_all", none } },
+  { "prompt_tokens_by_source", "counter", "Number of prompt tokens by source.", "source", own = true,
+    { "local_compute", function(_, s) return once(s.n_prompt_tokens) end },
+    { "local_cache_hit", function(book) return book.cached end }, { "external_kv_transfer", none } },
 }
 
 local engine_histograms = {
   { "time_to_first_token_seconds", "Histogram of time to first token in seconds.", "ttft" },
-  { "inter_token_latency_seconds", "Histogram of inter-token latency in seconds.", "itl" },
   { "request_time_per_output_token_seconds", "Histogram of time_per_output_token_seconds per request.", "per_token" },
   { "e2e_request_latency_seconds", "Histogram of e2e request latency in seconds.", "e2e" },
   { "request_queue_time_seconds", "Histogram of time spent in WAITING phase for request.", "queue" },
@@ -165,7 +189,18 @@ local engine_histograms = {
   { "request_params_n", "Histogram of the n request parameter.", "n" },
   { "request_params_max_tokens", "Histogram of the max_tokens request parameter.", "max_tokens" },
   { "request_num_preemptions", "Histogram of the number of preemptions of a request.", "preemptions" },
-  { "request_prefill_kv_computed_tokens", "Histogram of new KV tokens computed during prefill.", "computed" },
+  { "request_prefill_kv_computed_tokens", "Histogram of new KV tokens computed during prefill (excluding cached "
+    .. "tokens).", "computed" },
+}
+
+-- {name, help, name of the engine's distribution}
+local distributions = {
+  { "inter_token_latency_seconds", "Histogram of inter-token latency in seconds.", "token_gap" },
+  { "iteration_tokens_total", "Histogram of number of tokens per engine_step.", "step_tokens" },
+  { "kv_block_lifetime_seconds", "Histogram of KV cache block lifetime from allocation to eviction.", "page_lifetime" },
+  { "kv_block_idle_before_evict_seconds", "Histogram of idle time before KV cache block eviction.", "page_idle" },
+  { "kv_block_reuse_gap_seconds", "Histogram of time gaps between consecutive KV cache block accesses.",
+    "page_reuse" },
 }
 
 local function each_book(f)
@@ -180,18 +215,38 @@ local function with(labels, name, value)
   return list
 end
 
+-- Gauges whose labels are what they say.
+local function info_text(out)
+  out:family("vllm:lora_requests_info", "gauge", "Running stats on lora requests.", true)
+  each_book(function(book)
+    local labels = with(book.labels, "max_lora", 0)
+    labels[#labels + 1], labels[#labels + 2] = { "running_lora_adapters", "" }, { "waiting_lora_adapters", "" }
+    out:sample(labels, os.time())
+  end)
+  out:family("vllm:cache_config_info", "gauge", "Information of the LLMEngine CacheConfig", true)
+  each_book(function(book)
+    local info = book.engine:info()
+    out:sample({ { "engine", book.labels[2][2] }, { "block_size", info.block_size },
+                 { "num_gpu_blocks", info.n_blocks },
+                 { "kv_cache_size_tokens", info.n_blocks * info.block_size } }, 1)
+  end)
+end
+
 local function engine_text(out)
   local stats = {}
   each_book(function(book) stats[book] = book.engine:stats() end)
   for _, entry in ipairs(engine_values) do
-    out:family("vllm:" .. entry[1], entry[2], entry[3])
+    out:family("vllm:" .. entry[1], entry[2], entry[3], not entry.own)
     each_book(function(book) out:sample(book.labels, entry[4](book, stats[book])) end)
   end
-  out:family("vllm:num_requests_waiting_by_reason", "gauge", "Number of waiting requests by reason.")
-  each_book(function(book)
-    out:sample(with(book.labels, "reason", "capacity"), stats[book].n_waiting)
-    out:sample(with(book.labels, "reason", "deferred"), 0)
-  end)
+  for _, entry in ipairs(labelled_values) do
+    out:family("vllm:" .. entry[1], entry[2], entry[3], not entry.own)
+    each_book(function(book)
+      for i = 5, #entry do
+        out:sample(with(book.labels, entry[4], entry[i][1]), entry[i][2](book, stats[book]))
+      end
+    end)
+  end
   out:family("vllm:request_success", "counter", "Count of successfully processed requests.")
   each_book(function(book)
     for _, reason in ipairs(REASONS) do
@@ -202,13 +257,11 @@ local function engine_text(out)
     out:family("vllm:" .. entry[1], "histogram", entry[2])
     each_book(function(book) out:histogram(book.labels, book[entry[3]]) end)
   end
-  out:family("vllm:cache_config_info", "gauge", "Information of the LLMEngine CacheConfig")
-  each_book(function(book)
-    local info = book.engine:info()
-    out:sample({ { "engine", book.labels[2][2] }, { "block_size", info.block_size },
-                 { "num_gpu_blocks", info.n_blocks },
-                 { "kv_cache_size_tokens", info.n_blocks * info.block_size } }, 1)
-  end)
+  for _, entry in ipairs(distributions) do
+    out:family("vllm:" .. entry[1], "histogram", entry[2], true)
+    each_book(function(book) out:histogram(book.labels, book.engine.handle:histogram(entry[3])) end)
+  end
+  info_text(out)
 end
 
 local function sorted(map)
@@ -226,12 +279,22 @@ local function http_text(out)
   for _, entry in ipairs(sorted(durations)) do out:histogram(entry.labels, entry.histogram) end
 end
 
--- All of it, in Prometheus' text format.
-function M.text()
+local function collect()
   local out = exposition.new()
   engine_text(out)
   http_text(out)
   exposition.process(out)
+  return out
+end
+
+workers.handle("metrics", function() return collect().families end)
+
+-- All of it, of all workers, in Prometheus' text format; with several, only in a task.
+function M.text()
+  local out = collect()
+  local others, message = workers.call_others "metrics"
+  if not others then error(message, 0) end
+  for _, families in pairs(others) do out:add_families(families) end
   return out:text()
 end
 

@@ -34,7 +34,8 @@ local M = {
 -- What llm.server takes of these options.
 function M.server_options(opts)
   return { host = opts.host, port = opts.port, unix = opts.uds, ssl_certfile = opts.ssl_certfile,
-           ssl_keyfile = opts.ssl_keyfile, shutdown_timeout = opts.shutdown_timeout, max_body = opts.max_body,
+           ssl_keyfile = opts.ssl_keyfile, workers = opts.workers, shutdown_delay = opts.shutdown_delay,
+           shutdown_timeout = opts.shutdown_timeout, max_body = opts.max_body,
            api_key = opts.api_key, api_key_file = opts.api_key_file }
 end
 

@@ -1,6 +1,8 @@
 -- An exchange that no client is behind: what a handler says to it is kept. For self-tests, which try routes before
 -- they serve.
 
+local escape = require "llm.openai.escape"
+
 local Exchange = {}
 Exchange.__index = Exchange
 
@@ -35,6 +37,15 @@ end
 
 function Exchange:write(...)
   for _, text in ipairs { ... } do self.pieces[#self.pieces + 1] = text end
+  return true
+end
+
+function Exchange:pieces(before, text, ends, after)
+  local begin = 1
+  for _, finish in ipairs(ends or { #text }) do
+    if finish >= begin then self:write(before, escape.escape(text:sub(begin, finish)), after) end
+    begin = finish + 1
+  end
   return true
 end
 

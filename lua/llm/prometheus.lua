@@ -26,10 +26,11 @@ end
 
 -- ---- the text ------------------------------------------------------------------------------------------------
 
+-- An exposition is a list of families: {name, kind, help, whole, samples}; a sample is {name with labels, value}.
 local Text = {}
 Text.__index = Text
 
-function M.new() return setmetatable({ lines = {} }, Text) end
+function M.new() return setmetatable({ families = {} }, Text) end
 
 local escapes = { ["\\"] = "\\\\", ['"'] = '\\"', ["\n"] = "\\n" }
 
@@ -53,14 +54,16 @@ local function number(x)
 end
 
 local function add(text, name, labels, value)
-  text.lines[#text.lines + 1] = ("%s%s %s"):format(name, labels ~= "" and "{" .. labels .. "}" or "", number(value))
+  local samples = text.families[#text.families].samples
+  samples[#samples + 1] = { name .. (labels ~= "" and "{" .. labels .. "}" or ""), value }
 end
 
--- Begins a metric; the samples that follow are its own. kind: gauge, counter (samples get _total), histogram.
-function Text:family(name, kind, help)
+-- Begins a metric; the samples that follow are its own. kind: gauge, counter (samples get _total), histogram. whole:
+-- each worker says the same of it, as it is the engine's or the process's.
+function Text:family(name, kind, help, whole)
   self.name, self.suffix = name, kind == "counter" and "_total" or ""
-  self.lines[#self.lines + 1] = ("# HELP %s%s %s"):format(name, self.suffix, help)
-  self.lines[#self.lines + 1] = ("# TYPE %s%s %s"):format(name, self.suffix, kind)
+  self.families[#self.families + 1] = { name = name .. self.suffix, kind = kind, help = help, whole = whole or false,
+                                        samples = {} }
 end
 
 -- labels: list of {name, value}.
@@ -78,7 +81,34 @@ function Text:histogram(labels, histogram)
   add(self, self.name .. "_sum", shared, histogram.sum)
 end
 
-function Text:text() return table.concat(self.lines, "\n") .. "\n" end
+local function sum_samples(mine, theirs)
+  local places = {}
+  for i, sample in ipairs(mine) do places[sample[1]] = i end
+  for _, sample in ipairs(theirs) do
+    local i = places[sample[1]]
+    if i then mine[i][2] = mine[i][2] + sample[2] else mine[#mine + 1] = { sample[1], sample[2] } end
+  end
+end
+
+-- Adds the families of another worker's exposition, which has the same ones.
+function Text:add_families(families)
+  local others = {}
+  for _, family in ipairs(families) do others[family.name] = family end
+  for _, family in ipairs(self.families) do
+    local other = others[family.name]
+    if other and not family.whole then sum_samples(family.samples, other.samples) end
+  end
+end
+
+function Text:text()
+  local lines = {}
+  for _, family in ipairs(self.families) do
+    lines[#lines + 1] = ("# HELP %s %s"):format(family.name, family.help)
+    lines[#lines + 1] = ("# TYPE %s %s"):format(family.name, family.kind)
+    for _, sample in ipairs(family.samples) do lines[#lines + 1] = sample[1] .. " " .. number(sample[2]) end
+  end
+  return table.concat(lines, "\n") .. "\n"
+end
 
 -- ---- the process ---------------------------------------------------------------------------------------------
 
@@ -107,7 +137,7 @@ function M.process(out)
     { "process_cpu_seconds", "counter", "Total user and system CPU time spent in seconds.",
       (fields[12] + fields[13]) / TICKS },
   } do
-    out:family(entry[1], entry[2], entry[3])
+    out:family(entry[1], entry[2], entry[3], true)
     out:sample({}, entry[4])
   end
 end

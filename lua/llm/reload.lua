@@ -10,6 +10,7 @@ local json = require "llm.json"
 local net = require "llm.net"
 local script = require "llm.script"
 local tasks = require "llm.task"
+local workers = require "llm.workers"
 
 local Manager = {}
 Manager.__index = Manager
@@ -20,10 +21,12 @@ local KEEP = 4           -- generations, the active one among them
 local MAX_AGE = 3600     -- seconds that a request may go on in a generation that is no longer active
 local LOAD_SECONDS = 5   -- for a script and its self-tests
 local SETTLE = 0.01      -- seconds between a change of a file and the look at it: editors write in steps
+local FLUSH_EVERY = 32   -- loads, after which compiled code is dropped
 
 -- The arguments of the program, before its script could change them.
 local program_arg = {}
 for i, word in pairs(rawget(_G, "arg") or {}) do program_arg[i] = word end
+M.program_arg = program_arg
 
 local function copy(list)
   local new = {}
@@ -94,7 +97,8 @@ local function check_loaded(load)
   return failure
 end
 
-local function load_generation(manager)
+-- Loads the script into manager.pending. Returns true, or nil and a failure.
+local function prepare(manager)
   local started = core.now()
   local load, failure = script.load(manager.script, { arg = copy(manager.arg), seconds = manager.load_seconds,
                                                       server = manager.server })
@@ -102,20 +106,93 @@ local function load_generation(manager)
   failure = failure or check_loaded(load)
   for path in pairs(load.files) do manager:watch_file(path) end
   if failure then return nil, failure end
-  local generation = add_generation(manager, load.registration, load.files, core.now() - started)
+  manager.pending = { registration = load.registration, files = load.files, seconds = core.now() - started }
+  return true
+end
+
+-- What is pending serves from now on. Cannot fail.
+local function commit(manager)
+  local pending = manager.pending
+  manager.pending = nil
+  local generation = add_generation(manager, pending.registration, pending.files, pending.seconds)
   activate(manager, generation)
+  -- Compiled code outlives the functions it was made of until the compiler's tables are full: megabytes later.
+  if generation.id % FLUSH_EVERY == 0 then jit.flush() end
   return generation
+end
+
+-- Waits for the end of a load under way: it may have read what the caller has changed since.
+local function take_turn(manager)
+  while manager.loading do
+    local me = tasks.running()
+    table.insert(manager.queue, me)
+    local ok, failure = pcall(tasks.wait)
+    if not ok then
+      for i, task in ipairs(manager.queue) do
+        if task == me then table.remove(manager.queue, i) break end
+      end
+      error(failure, 0)
+    end
+  end
+  manager.loading = true
+end
+
+local function end_turn(manager)
+  manager.loading = false
+  local waiting = table.remove(manager.queue, 1)
+  if waiting then tasks.wake(waiting) end
+end
+
+-- The others prepare. true, or nil and the first failure.
+local function prepare_others()
+  local answers, message, worker = workers.call_others "prepare"
+  if not answers then return nil, { message = ("worker %d: %s"):format(worker, message) } end
+  for i, failure in pairs(answers) do
+    if failure ~= true then
+      failure.message = ("worker %d: %s"):format(i, failure.message)
+      return nil, failure
+    end
+  end
+  return true
+end
+
+-- One transaction over all workers: all have loaded the script before any serves it; if one fails none does.
+local function load_generation(manager)
+  local ok, failure = prepare(manager)
+  if ok then ok, failure = prepare_others() end
+  if ok then
+    local generation = commit(manager)
+    workers.call_others "commit"
+    return generation
+  end
+  manager.pending = nil
+  workers.call_others "abandon"
+  return nil, failure
+end
+
+local function find_generation(manager, id)
+  for _, generation in ipairs(manager.generations) do
+    if generation.id == id then return generation end
+  end
+end
+
+-- What worker 1 does for another one. Returns a generation of this worker, or nil and a failure.
+local function ask_leader(manager, name)
+  local ok, result = workers.call(1, name)
+  if not ok then return nil, { message = result } end
+  if result.failure then return nil, result.failure end
+  return find_generation(manager, result.generation)
 end
 
 -- Loads the script anew; in a task. Returns the generation that serves now, or nil and a failure: {message, file,
 -- line}. The caller may go away meanwhile.
 function Manager:reload()
+  if workers.is_second() then return ask_leader(self, "reload") end
   if not self.script then return nil, { message = self.no_script } end
-  if self.loading then return nil, { message = "the script is being loaded already" } end
-  self.loading = true
+  take_turn(self)
   local me, ended, generation, failure = tasks.running(), false, nil, nil
   tasks.spawn(load_generation, function(_, ok, result, why)
-    self.loading, ended, generation, failure = false, true, ok and result, why
+    ended, generation, failure = true, ok and result, why
     if not ok then failure = { message = tostring(result) } end
     self.failure = failure
     if failure then
@@ -124,6 +201,7 @@ function Manager:reload()
       log("generation %d of %s serves (loaded in %.0f ms)", generation.id, self.script, generation.load_seconds * 1000)
     end
     tasks.wake(me)
+    end_turn(self)
   end, nil, self)
   while not ended do tasks.wait() end
   return generation or nil, failure
@@ -134,15 +212,25 @@ function Manager:trigger()
   tasks.spawn(function() self:reload() end)
 end
 
--- Makes the generation before the active one serve again. Returns it, or nil and a failure.
+-- Makes the generation before the active one serve again; in a task. Returns it, or nil and a failure.
 function Manager:rollback()
+  if workers.is_second() then return ask_leader(self, "rollback") end
+  local generation, failure = self:roll_back_here()
+  if generation then
+    workers.call_others "roll_back_here"
+    log("back to generation %d of %s", generation.id, self.script or "the script")
+  end
+  return generation, failure
+end
+
+-- The same in this worker alone.
+function Manager:roll_back_here()
   for i, generation in ipairs(self.generations) do
     if generation == self.active then
       local previous = self.generations[i - 1]
       if not previous then return nil, { message = "there is no earlier generation" } end
       generation.rolled_back = true
       activate(self, previous)
-      log("back to generation %d of %s", previous.id, self.script or "the script")
       return previous
     end
   end
@@ -216,6 +304,26 @@ function Manager:status()
                                              line = self.failure.line or json.null } or json.null }
 end
 
+-- The same with the requests of all workers; in a task.
+function Manager:status_of_all()
+  local status, _, n = self:status(), workers.me()
+  status.workers = n
+  local others = workers.call_others "status"
+  for _, other in pairs(others or {}) do
+    for i, generation in ipairs(status.generations) do
+      local same = other.generations[i]
+      if same and same.id == generation.id then
+        generation.n_requests = generation.n_requests + same.n_requests
+        generation.n_running = generation.n_running + same.n_running
+      end
+    end
+  end
+  if workers.is_second() and others then
+    status.last_failure, status.watching = others[1].last_failure, others[1].watching
+  end
+  return status
+end
+
 -- Answers with what reload() or rollback() returned.
 function Manager:answer(res, generation, failure)
   if generation then return res:json(describe(self, generation)) end
@@ -225,7 +333,7 @@ end
 local admin_routes = {
   ["/admin/reload"] = { POST = function(manager, res) manager:answer(res, manager:reload()) end },
   ["/admin/rollback"] = { POST = function(manager, res) manager:answer(res, manager:rollback()) end },
-  ["/admin/scripts"] = { GET = function(manager, res) res:json(manager:status()) end },
+  ["/admin/scripts"] = { GET = function(manager, res) res:json(manager:status_of_all()) end },
 }
 
 -- The handler of an admin path, nil for any other. It comes before the script's own layers and routes, which may be
@@ -246,6 +354,28 @@ local function admin_handler(manager, path)
   end
 end
 
+-- ---- workers ---------------------------------------------------------------------------------------------------
+
+-- What the managers of all workers do for each other.
+local function serve_workers(manager)
+  local function led(f)
+    return function()
+      local generation, failure = f(manager)
+      return { generation = generation and generation.id, failure = failure }
+    end
+  end
+  workers.handle("reload", led(manager.reload))
+  workers.handle("rollback", led(manager.rollback))
+  workers.handle("prepare", function()
+    local ok, failure = prepare(manager)
+    return ok or failure
+  end)
+  workers.handle("commit", function() commit(manager) end)
+  workers.handle("abandon", function() manager.pending = nil end)
+  workers.handle("roll_back_here", function() manager:roll_back_here() end)
+  workers.handle("status", function() return manager:status() end)
+end
+
 -- ---- taking a server over ------------------------------------------------------------------------------------
 
 -- The manager of a server that the running program has made; its state is generation 1. options: script (path; nil:
@@ -256,13 +386,14 @@ function M.adopt(server, options)
   local text = path and script.read(path)
   local manager = setmetatable({
     server = server, script = text and path or nil, arg = options.arg or program_arg, generations = {}, n_loaded = 0,
-    keep = options.keep or KEEP, max_age = options.max_age or MAX_AGE, directories = {},
+    queue = {}, keep = options.keep or KEEP, max_age = options.max_age or MAX_AGE, directories = {},
     load_seconds = options.load_seconds or LOAD_SECONDS,
     no_script = ("there is no file %s to load again: a bundled script must be copied to a file first"):format(path or "")
   }, Manager)
   manager.tried = manager.script and script.files_of_program(path) or {}
   activate(manager, add_generation(manager, server.active, manager.tried, 0))
   server.manager = manager
+  serve_workers(manager)
   server.admin = function(request_path) return admin_handler(manager, request_path) end
   if manager.script and options.watch ~= false then begin_watching(manager) end
   return manager

@@ -2,9 +2,11 @@
 -- requires, as a task with a deadline. Library modules (llm.*) and C modules are shared.
 
 local core = require "llm.core"
+local globals = require "llm.globals"
 local json = require "llm.json"
 local options_module = require "llm.options"
 local tasks = require "llm.task"
+local workers = require "llm.workers"
 
 local M = {}
 
@@ -35,10 +37,17 @@ local function fingerprint(options)
   return table.concat(parts, "\n")
 end
 
--- open(options), remembered; in a load the engine that was opened with these options before.
+-- In a worker, in place of core.open: the handle of the engine that the program's own state has opened.
+local function shared_handle(options)
+  local handle, message = workers.engine(fingerprint(options))
+  if handle or message then return handle, message end
+  return nil, "a worker's script gets the engines that the first worker's has opened, and none is with these options"
+end
+
+-- open(options, open_handle), remembered; in a load the engine that was opened with these options before.
 function M.engine(options, open)
   if not M.current or type(options) ~= "table" then
-    local engine, message = open(options)
+    local engine, message = open(options, workers.is_second() and shared_handle or nil)
     if engine then engines[engine] = fingerprint(options) end
     return engine, message
   end
@@ -49,13 +58,22 @@ function M.engine(options, open)
   return nil, "a reloaded script gets the engine that is open, and none is with these options: restart for others"
 end
 
+-- The engines that are open, a list of {key, handle} for workers.
+function M.opened_engines()
+  local list = {}
+  for engine, key in pairs(engines) do
+    if engine.handle:is_open() then list[#list + 1] = { key, engine.handle } end
+  end
+  return list
+end
+
 -- ---- the environment -----------------------------------------------------------------------------------------
 
 local function is_library(name) return name == "llm" or name:sub(1, 4) == "llm." or package.preload[name] ~= nil end
 
--- The path of the Lua file that require would load, nil for what is shared.
-local function module_path(name)
-  return not is_library(name) and package.searchpath(name, package.path) or nil
+-- The path of the Lua file that require would load, nil for what is shared. path: package.path if it is not the program's.
+local function module_path(name, path)
+  return not is_library(name) and package.searchpath(name, path or package.path) or nil
 end
 
 local function load_file(load, path)
@@ -69,10 +87,10 @@ local BUSY = {} -- the value of a module that is being loaded
 
 local function own_require(load, env)
   return function(name)
-    local value = load.modules[name]
+    local value = rawget(load.modules, name)
     if value == BUSY then error(("loop in require of '%s'"):format(name), 2) end
     if value ~= nil then return value end
-    local path = module_path(name)
+    local path = module_path(name, env.package.path)
     if not path then return require(name) end
     local chunk, message = load_file(load, path)
     if not chunk then error(message, 0) end
@@ -84,13 +102,22 @@ local function own_require(load, env)
   end
 end
 
--- Globals that the script sets stay here. What it loads with dofile and the like gets the environment from the
--- coroutine.
+-- package as the script sees it: what it has loaded itself, and what is shared.
+local function own_package(load)
+  local own = setmetatable({ loaded = load.modules }, { __index = package })
+  setmetatable(load.modules, { __index = function(_, name)
+    if type(name) == "string" and not module_path(name, own.path) then return package.loaded[name] end
+  end })
+  return own
+end
+
+-- Globals as a program has them when it begins; those that the script sets stay here. What it loads with dofile and
+-- the like gets the environment from the coroutine.
 local function environment(load)
-  local env = setmetatable({ arg = load.arg }, { __index = _G })
+  local env = setmetatable({ arg = load.arg }, { __index = globals })
   env._G = env
   env.require = own_require(load, env)
-  env.package = setmetatable({ loaded = setmetatable(load.modules, { __index = package.loaded }) }, { __index = package })
+  env.package = own_package(load)
   function env.loadfile(path) return load_file(load, path) end
   function env.dofile(path)
     local chunk, message = load_file(load, path)
@@ -112,27 +139,18 @@ end
 
 -- ---- running it ----------------------------------------------------------------------------------------------
 
-local CHECK_EVERY = 10000 -- instructions
-
--- While the task runs, a hook looks at the clock. Compiled code would not call it, so nothing new is compiled
--- meanwhile. Past the deadline it raises at each instruction: no pcall of the script holds it.
+-- Around each run of the task: what is loaded has until the load's deadline.
 local function guard(load)
-  local late = ("the script has not loaded within %g s"):format(load.seconds)
-  local outside, jit_was_on -- the coroutine that resumes the task; whether the compiler was on
-  local function check()
-    if core.now() < load.deadline or coroutine.running() == outside then return end
-    debug.sethook(check, "", 1)
-    error(late, 2)
-  end
+  local jit_was_on
   return function(entering)
     if entering then
-      outside = coroutine.running()
-      jit_was_on = jit.status()
-      jit.off()
       M.current = load
-      debug.sethook(check, "", CHECK_EVERY)
+      load.account:limit(nil, math.max(load.deadline - core.now(), 1e-3))
+      if not core.checks_hooks then -- a compiled loop would not notice the deadline: nothing new is compiled
+        jit_was_on = jit.status()
+        jit.off()
+      end
     else
-      debug.sethook()
       M.current = nil
       if jit_was_on then jit.on() end
     end
@@ -153,11 +171,14 @@ end
 -- Runs f under the load's limits, as a task of its own; waits for its end. true, or nil and a failure.
 function M.run(load, f)
   local me, ended, ok, failure = tasks.running(), false, nil, nil
-  local function on_end(_, fine, message)
+  local function on_end(_, fine, message, killed)
+    if killed then
+      message = ("%s: the script has not loaded within %g s"):format(message:match "^(.-): stopped: ", load.seconds)
+    end
     ended, ok, failure = true, fine, message
     tasks.wake(me)
   end
-  local task = tasks.spawn(f, on_end, { guard = guard(load) })
+  local task = tasks.spawn(f, on_end, { guard = guard(load), account = load.account })
   local timer = tasks.loop():after(math.max(load.deadline - core.now(), 0), function()
     tasks.cancel(task, ("the script has not loaded within %g s: it waits for something"):format(load.seconds))
   end)
@@ -171,7 +192,7 @@ end
 -- files are {path = text}, and a failure if there was one.
 function M.load(path, fields)
   local load = { path = path, arg = fields.arg, seconds = fields.seconds, deadline = core.now() + fields.seconds,
-                 files = {}, modules = {}, server = fields.server }
+                 files = {}, modules = {}, server = fields.server, account = core.account("load", path) }
   local chunk, message = load_file(load, path)
   if not chunk then return load, failure_of(message) end
   local env = environment(load)

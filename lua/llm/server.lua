@@ -10,13 +10,15 @@
 -- another one and moves the pointer (reload.lua). The object that llm.server first returns is both parts.
 
 local auth = require "llm.auth"
+local core = require "llm.core"
 local http = require "llm.http"
 local net = require "llm.net"
 local probe = require "llm.probe"
-local reload = require "llm.reload"
+local running = require "llm.running"
 local router = require "llm.router"
 local script = require "llm.script"
 local tasks = require "llm.task"
+local workers = require "llm.workers"
 
 local Server = {}
 
@@ -34,7 +36,8 @@ local DEFAULT_PORT = 8000
 
 -- ---- one request ---------------------------------------------------------------------------------------------
 
-local id_prefix = ("%08x"):format(math.floor(os.time() % 2 ^ 32))
+local id_prefix = ("%08x%s"):format(math.floor(os.time() % 2 ^ 32), -- each worker counts by itself
+  workers.is_second() and ("-%x"):format((workers.me())) or "")
 local n_ids = 0
 
 -- The client's X-Request-Id if it is harmless, else one of ours.
@@ -49,6 +52,11 @@ local function route_request(server, req, res)
   local route, params = server.routes:find(req.method, req.path)
   if route then
     req.params, req.route = params, route.path
+    local task = tasks.running()
+    if task and task.req == req then -- a self-test's has the load's limits
+      route.account = route.account or core.account("handler", req.method .. " " .. route.path, tasks.SOFT, tasks.HARD)
+      tasks.account(route.account)
+    end
     return route.handler(req, res)
   end
   if route == nil then http.error(404, ("there is nothing at %s"):format(req.path)) end
@@ -175,6 +183,7 @@ local function register(load, options)
 end
 
 -- options: host, port (8000; 0: any), unix (path) and unix_mode, reuse_port, ssl_certfile, ssl_keyfile, ssl_ca_certs,
+-- workers (threads that serve, 1), shutdown_delay (seconds, 0: from SIGTERM until no more connections are taken),
 -- shutdown_timeout (seconds; nil: as long as it takes), api_key (one or a list) and api_key_file for the admin routes
 -- (layers guard the others: llm.auth), watch (false: do not reload when a file of the script changes), and of the transport, in bytes and seconds: max_body, max_head,
 -- max_connections, high_water, idle_timeout, head_timeout, body_timeout, write_timeout. Nothing listens before
@@ -242,8 +251,9 @@ local function listen(server)
     tls, message = net.tls { certificate = o.ssl_certfile, key = o.ssl_keyfile or o.ssl_certfile, ca = o.ssl_ca_certs }
     if not tls then return nil, message end
   end
-  local port
-  port, message = server.transport:listen(o.host, o.port or DEFAULT_PORT, o.reuse_port or false, tls)
+  local shared = (o.workers or 1) > 1
+  local port = workers.is_second() and workers.port() or o.port or DEFAULT_PORT
+  port, message = server.transport:listen(o.host, port, shared or o.reuse_port or false, tls)
   if not port then return nil, message end
   server.port = port
   return port
@@ -281,27 +291,17 @@ end
 
 function Server:stats() return self.transport:stats() end
 
--- Listens and serves until SIGINT or SIGTERM, which drain (options.shutdown_timeout); a second one stops at once.
+-- Listens and serves until SIGINT or SIGTERM, which drain (options.shutdown_delay, shutdown_timeout); a second one stops
+-- at once. With options.workers, so many threads do: each runs the script up to here, and what stands after it.
 -- SIGHUP, a changed file and POST /admin/reload load the script anew: in that load run() does not return. Raises if a
--- self-test fails or it cannot listen.
-function Server:run()
+-- self-test fails or it cannot listen. ready(): called when it serves, in the first worker, not in later loads.
+function Server:run(ready)
   if script.current then tasks.leave() end
   tasks.run(function() self:run_self_tests() end)
   local ok, message = self:listen()
   if not ok then error(message, 2) end
-  local loop = tasks.loop()
-  local manager = reload.adopt(self, { watch = self.options.watch })
-  local function stop()
-    if self.draining then return loop:stop() end
-    self:drain(self.active.options.shutdown_timeout, function() loop:stop() end)
-  end
-  local watches = { loop:signal("INT", stop), loop:signal("TERM", stop),
-                    loop:signal("HUP", function() manager:trigger() end) }
-  local fine, failure = pcall(loop.run, loop)
-  for _, watch in ipairs(watches) do watch:close() end
-  manager:close()
-  self:close()
-  if not fine then error(failure, 0) end
+  ok, message = running.run(self, ready)
+  if not ok then error(message, 2) end
 end
 
 return M

@@ -4,13 +4,19 @@
 -- A task that is canceled (its client has left, its deadline has passed) finds out where it waits: the wait raises
 -- a cancellation. Whatever it has opened with tasks.own is closed when it ends, however it ends.
 
+local core = require "llm.core"
 local net = require "llm.net"
 
 local M = {}
 
+-- A task may run so many seconds between two waits: past the first it is logged, past the second it is stopped.
+M.SOFT, M.HARD = 0.1, 5
+
 local tasks = {}   -- coroutine -> its task
 local the_loop     -- opened by the first use
 local n_tasks = 0
+local default_account = core.account("handler", "task", M.SOFT, M.HARD)
+local program_account = core.account("load", "program") -- what tasks.run runs: the program itself, without limits
 
 -- What a wait raises in a canceled task. reason: "left", "timeout", "closed", "deadline" or the caller's own.
 local Canceled = {}
@@ -36,6 +42,14 @@ function M.running()
   return co and tasks[co]
 end
 
+-- What the running task does from now on is this account's (of core.account).
+function M.account(account)
+  local task = M.running()
+  if not task then return end
+  task.account = account
+  core.switch_account(account)
+end
+
 -- How many there are.
 function M.count() return n_tasks end
 
@@ -49,6 +63,7 @@ local function finish(task, ok, ...)
     for resource, close in pairs(owned) do pcall(close, resource) end
   end
   local failure = not ok and (...) or nil
+  if type(failure) == "string" then (task.account or default_account):error() end -- objects are answers, not mistakes
   if task.on_end then return task.on_end(task, ok, ...) end
   if not ok and not M.is_canceled(failure) then
     -- Nobody asked how it ends; silence would hide a mistake. An exit object ends the program as it does anywhere.
@@ -58,7 +73,7 @@ end
 
 local function after_resume(task, ok, ...)
   if task.left then return finish(task, true) end
-  if coroutine.status(task.co) == "dead" then return finish(task, ok, ...) end
+  if not ok or coroutine.status(task.co) == "dead" then return finish(task, ok, ...) end -- one that was killed has not
 end
 
 local function unguarded(task, ...)
@@ -68,13 +83,15 @@ end
 
 -- A task with a guard runs between guard(true) and guard(false).
 local function resume(task, ...)
-  if not task.guard then return after_resume(task, coroutine.resume(task.co, ...)) end
+  local account = task.account or default_account
+  if not task.guard then return after_resume(task, core.resume(account, task.co, ...)) end
   task.guard(true)
-  return unguarded(task, coroutine.resume(task.co, ...))
+  return unguarded(task, core.resume(account, task.co, ...))
 end
 
 -- Starts f(...) as a task; it runs until its first wait before this returns. on_end(task, ok, …) gets its results or
--- its error; without it an error ends the loop. fields: a table to become the task, for its owner's own use.
+-- its error, and whether it was stopped for running too long; without it an error ends the loop. fields: a table to
+-- become the task, for its owner's own use; account: of core.account, whose limits it has.
 function M.spawn(f, on_end, fields, ...)
   local task = fields or {}
   local co = coroutine.create(f)
@@ -156,7 +173,7 @@ function M.run(f, ...)
   local task = M.spawn(f, function(_, ...)
     results = { n = select("#", ...), ... }
     if in_loop then M.loop():stop() end
-  end, nil, ...)
+  end, { account = program_account }, ...)
   if not results then
     in_loop = true
     local ok, failure = pcall(M.loop().run, M.loop())

@@ -34,6 +34,8 @@ local llm = {}
 ---@field max_num_queued_reqs? integer
 ---@field max_logprobs? integer most that a request may ask for; -1: the vocabulary
 ---@field threads? integer
+---@field device? string "auto", "cpu", "cuda", "cuda:1" …
+---@field gpu_memory_utilization? number
 ---@field cpu_isa? "ref"|"avx2"|"avx512"
 ---@field tensor_parallel_size? 1
 ---@field pipeline_parallel_size? 1
@@ -110,6 +112,7 @@ local llm = {}
 ---@class llm.Delta
 ---@field text string whole UTF-8 characters
 ---@field token_ids integer[]
+---@field text_ends? integer[] of several tokens: where in text each one's ends
 ---@field index integer of the sequence, from 0
 ---@field logprobs? table<integer, llm.Logprob>[]
 ---@field finish_reason? "stop"|"length"|"abort"
@@ -266,7 +269,7 @@ function llm.tokenizer(path) end
 ---@field on_finished? fun(request: table, why: string, status: integer, body_bytes: integer)
 
 ---Makes a server; it listens with listen() or run().
----@param options? table host, port (8000; 0: any), unix, ssl_certfile, ssl_keyfile, shutdown_timeout, max_body …
+---@param options? table host, port (8000; 0: any), unix, ssl_certfile, ssl_keyfile, workers (1), shutdown_delay, shutdown_timeout, max_body …
 ---@return llm.Server
 function llm.server(options) end
 
@@ -325,6 +328,11 @@ function llm.exit(code, message) end
 ---@param f fun(...): T
 ---@return T
 function llm.try(f, ...) end
+
+---The number of this worker of a server (1 without --workers), and how many there are.
+---@return integer number, integer n
+function llm.worker() end
+
 
 ---@return string # "0.1.0"
 function llm.version() end

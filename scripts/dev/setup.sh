@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what building and testing llmlua needs on Debian 12 or Ubuntu 24.04; does nothing, fast, if all is there.
+# Installs what building and testing llmlua needs on Debian 12 or Ubuntu 24.04, and builds LuaJIT; does nothing, fast, if
+# all is there.
 # usage: scripts/dev/setup.sh [--check-tools] [--browser]
 #   --check-tools   also clang, clang-format (style and fuzz checks)
 #   --browser       also Chromium and its driver (the tests of the server's page)
@@ -31,7 +32,13 @@ for p in "${packages[@]}"; do
   status=$(dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null || true)
   [ "$status" = installed ] || missing+=("$p")
 done
-[ ${#missing[@]} -eq 0 ] && exit 0
+
+# Without it the system's LuaJIT serves: scripts are then stopped later, and compiled by an older compiler.
+build_luajit() { "$(dirname "$0")/build-luajit.sh" || echo "setup: going on with the system's LuaJIT" >&2; }
+if [ ${#missing[@]} -eq 0 ]; then
+  build_luajit
+  exit 0
+fi
 
 if ! command -v apt-get >/dev/null; then
   echo "setup: this system has no apt-get; install the equivalents of: ${missing[*]}" >&2
@@ -45,3 +52,4 @@ fi
 echo "setup: installing ${missing[*]}"
 "${as_root[@]}" apt-get update -qq
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+build_luajit

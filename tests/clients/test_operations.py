@@ -153,7 +153,13 @@ class Routes(unittest.TestCase):
         list(self.server.client().completions.create(model=NAME, prompt="x", max_tokens=3, stream=True))
         text = self.server.request("GET", "/metrics")[2].decode()
         families = {f.name: f for f in text_string_to_metric_families(text)}
-        for name, kind in [("vllm:num_requests_running", "gauge"), ("vllm:num_requests_waiting", "gauge"),
+        seconds = ["kv_block_lifetime_seconds", "kv_block_idle_before_evict_seconds", "kv_block_reuse_gap_seconds"]
+        for name, kind in [*[("vllm:" + name, "histogram") for name in seconds],
+                           ("vllm:iteration_tokens_total", "histogram"), ("vllm:prompt_tokens_by_source", "counter"),
+                           ("vllm:engine_sleep_state", "gauge"), ("vllm:lora_requests_info", "gauge"),
+                           ("vllm:num_requests_waiting_by_reason", "gauge"), ("vllm:prompt_tokens_cached", "counter"),
+                           ("vllm:external_prefix_cache_hits", "counter"), ("vllm:mm_cache_queries", "counter"),
+                           ("vllm:num_requests_running", "gauge"), ("vllm:num_requests_waiting", "gauge"),
                            ("vllm:kv_cache_usage_perc", "gauge"), ("vllm:prompt_tokens", "counter"),
                            ("vllm:generation_tokens", "counter"), ("vllm:request_success", "counter"),
                            ("vllm:num_preemptions", "counter"), ("vllm:prefix_cache_hits", "counter"),
@@ -171,8 +177,60 @@ class Routes(unittest.TestCase):
             .001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560,
             float("inf")])
         self.assertIn('le="0.005"', text)
-        counts = {s.name: s.value for s in families["vllm:e2e_request_latency_seconds"].samples if "le" not in s.labels}
-        self.assertGreaterEqual(counts["vllm:e2e_request_latency_seconds_count"], 2)
+        self.assertGreaterEqual(self.total(families, "vllm:e2e_request_latency_seconds_count"), 2)
+        for name, bounds in [
+                ("vllm:iteration_tokens_total", [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384]),
+                ("vllm:inter_token_latency_seconds", [.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5,
+                                                      10, 20, 40, 80]),
+                *[("vllm:" + name, [.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600,
+                                    1200, 1800]) for name in seconds]]:
+            given = [float(s.labels["le"]) for s in families[name].samples if "le" in s.labels]
+            self.assertEqual(given, [*bounds, float("inf")], name)
+
+    @staticmethod
+    def total(families, name: str, **labels) -> float:
+        return sum(sample.value for family in families.values() for sample in family.samples
+                   if sample.name == name and labels.items() <= sample.labels.items())
+
+    def test_metrics_add_up(self):
+        """What one request adds, streamed and not."""
+        own = server("--block-size", "16", "--enable-prompt-tokens-details")
+
+        def read():
+            text = own.request("GET", "/metrics")[2].decode()
+            return {f.name: f for f in text_string_to_metric_families(text)}
+
+        prompt = "one two three four five six seven eight nine ten " * 5
+        before = read()
+        usages = []
+        for stream in [False, True, False]:
+            body = {"prompt": prompt, "max_tokens": 5, "ignore_eos": True, "stream": stream}
+            if not stream:
+                usages.append(json.loads(own.request("POST", "/v1/completions", body)[2])["usage"])
+            else:
+                own.request("POST", "/v1/completions", body)
+        after = read()
+
+        def grown(name, **labels):
+            return self.total(after, name, **labels) - self.total(before, name, **labels)
+
+        n_prompt, cached = usages[0]["prompt_tokens"], usages[1]["prompt_tokens_details"]["cached_tokens"]
+        self.assertGreater(cached, 0)
+        self.assertEqual(grown("vllm:prompt_tokens_total"), 3 * n_prompt)
+        self.assertEqual(grown("vllm:prompt_tokens_cached_total"), 2 * cached)
+        self.assertEqual(grown("vllm:prompt_tokens_by_source_total", source="local_cache_hit"), 2 * cached)
+        self.assertEqual(grown("vllm:prompt_tokens_by_source_total", source="local_compute"), 3 * n_prompt - 2 * cached)
+        self.assertEqual(grown("vllm:prompt_tokens_by_source_total", source="external_kv_transfer"), 0)
+        self.assertEqual(grown("vllm:generation_tokens_total"), 15)
+        self.assertEqual(grown("vllm:inter_token_latency_seconds_count"), 12)
+        self.assertEqual(grown("vllm:iteration_tokens_total_sum"), 3 * n_prompt - 2 * cached + 12)
+        self.assertGreater(grown("vllm:kv_block_reuse_gap_seconds_count"), 0)
+        self.assertEqual(grown("vllm:request_success_total", finished_reason="length"), 3)
+        states = {s.labels["sleep_state"]: s.value for s in after["vllm:engine_sleep_state"].samples}
+        self.assertEqual(states, {"awake": 1, "weights_offloaded": 0, "discard_all": 0})
+        lora = after["vllm:lora_requests_info"].samples[0]
+        self.assertEqual((lora.labels["max_lora"], lora.labels["running_lora_adapters"]), ("0", ""))
+        self.assertAlmostEqual(lora.value, time.time(), delta=60)
 
 
 class Limits(unittest.TestCase):
@@ -186,7 +244,7 @@ class Limits(unittest.TestCase):
                                                   extra_body={"ignore_eos": True}).usage.completion_tokens
             except openai.InternalServerError as error:
                 self.assertEqual(error.status_code, 503)
-                self.assertTrue(int(error.response.headers["retry-after"]) >= 1)
+                self.assertTrue(1 <= int(error.response.headers["retry-after"]) <= 60)
                 self.assertEqual(error.body["code"], 503)
                 return 0
 

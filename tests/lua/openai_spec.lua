@@ -170,6 +170,22 @@ describe("prometheus", function()
   end)
 end)
 
+describe("Retry-After", function()
+  it("is the time that the queue takes", function()
+    local time_of_queue = require("llm.openai.service").time_of_queue
+    local function of(waiting, finished, busy)
+      return time_of_queue({ n_waiting = waiting, n_finished = 100 + finished, busy_seconds = 50 + busy },
+        { n_finished = 100, busy_seconds = 50 })
+    end
+    assert.equal(4, of(8, 19, 10))   -- two a second
+    assert.equal(5, of(9, 19, 10))
+    assert.equal(1, of(1, 999, 1))   -- at least a second
+    assert.equal(60, of(1000, 1, 1)) -- at most a minute
+    assert.equal(20, of(2, 0, 10))   -- none has ended yet: one in ten seconds at best
+    assert.equal(1, of(0, 0, 0))
+  end)
+end)
+
 describe("the OpenAI handlers", function()
   it("complete, whole and streamed", in_task(function()
     local server, url = open_server()

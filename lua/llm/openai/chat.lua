@@ -6,6 +6,7 @@ local logprobs = require "llm.openai.logprobs"
 local messages = require "llm.openai.messages"
 local runs = require "llm.openai.run"
 local service_module = require "llm.openai.service"
+local split = require "llm.openai.split"
 local sse = require "llm.openai.sse"
 local truncation = require "llm.openai.truncation"
 local types = require "llm.openai.types"
@@ -95,6 +96,7 @@ end
 -- ---- streamed ------------------------------------------------------------------------------------------------
 
 local PLAIN = '"},"logprobs":null,"finish_reason":null}]'
+local PLAIN_END = PLAIN .. "}\n\n"
 
 local function usage_json(job, choice)
   local info = job.run:info(1)
@@ -104,7 +106,8 @@ end
 
 -- The first chunk of a choice: its role, and with echo the text it goes on from.
 local function begin(res, job, index)
-  local choice = { n = 0, head = ('data: {%s"choices":[{"index":%d,"delta":{'):format(job.head, index) }
+  local choice = { n = 0, head = ('data: {%s"choices":[{"index":%d,"delta":{'):format(job.head, index),
+                   plain = not (job.k or job.own.return_token_ids or job.usage_each) }
   choice.content = choice.head .. '"content":"'
   local ids = ""
   if job.own.return_token_ids then
@@ -116,8 +119,8 @@ local function begin(res, job, index)
   return choice
 end
 
--- The chunk of a delta's text, and at a choice's end one with its reason.
-local function write_delta(res, job, choice, delta)
+-- The chunk of a token's text, and at a choice's end one with its reason.
+local function write_one(delta, res, job, choice)
   choice.n = choice.n + #delta.token_ids
   local rich = job.k or job.own.return_token_ids
   local each = job.usage_each and usage_json(job, choice) or ""
@@ -133,6 +136,12 @@ local function write_delta(res, job, choice, delta)
     res:write(choice.head, ('},"logprobs":null,"finish_reason":%s,"stop_reason":%s}]'):format(
       or_null(delta.finish_reason), stop_reason(delta.stop_reason)), each, "}\n\n")
   end
+end
+
+local function write_delta(res, job, choice, delta)
+  if not choice.plain or delta.finish_reason then return split.each(delta, write_one, res, job, choice) end
+  choice.n = choice.n + #delta.token_ids
+  res:tokens(choice.content, delta.text, delta.text_ends, PLAIN_END)
 end
 
 local function emit(res, job)

@@ -6,6 +6,7 @@ local logprobs = require "llm.openai.logprobs"
 local prompts_of = require("llm.openai.prompts").read
 local runs = require "llm.openai.run"
 local service_module = require "llm.openai.service"
+local split = require "llm.openai.split"
 local sse = require "llm.openai.sse"
 local truncation = require "llm.openai.truncation"
 local usage = require "llm.openai.usage"
@@ -116,10 +117,12 @@ end
 
 -- What is remembered of a choice while it streams.
 local function new_choice(job, index)
-  return { head = ('data: {%s"choices":[{"index":%d,"text":"'):format(head(job), index), offset = 0, n = 0 }
+  return { head = ('data: {%s"choices":[{"index":%d,"text":"'):format(head(job), index), offset = 0, n = 0,
+           plain = not (job.k or job.own.return_token_ids or job.usage_each or job.scores_only) }
 end
 
 local PLAIN = '","logprobs":null,"finish_reason":null,"stop_reason":null}]'
+local PLAIN_END = PLAIN .. "}\n\n"
 
 -- The rest of a chunk that has more than text.
 local function tail(job, i, choice, delta, rows_json)
@@ -145,7 +148,8 @@ local function delta_logprobs(job, i, choice, delta)
   return text
 end
 
-local function write_delta(res, job, i, choice, delta)
+-- The chunk of one token.
+local function write_one(delta, res, job, i, choice)
   local text = delta.text
   if job.scores_only then text, delta.token_ids, delta.logprobs = "", {}, nil end
   choice.n = choice.n + #delta.token_ids
@@ -159,6 +163,14 @@ local function write_delta(res, job, i, choice, delta)
       job.run:info(i).num_cached_tokens or 0, job.service.options.enable_prompt_tokens_details)
   end
   res:write(choice.head, escape.escape(text), rest, "}\n\n")
+end
+
+local function write_delta(res, job, i, choice, delta)
+  if not choice.plain or not choice.begun or delta.finish_reason then
+    return split.each(delta, write_one, res, job, i, choice)
+  end
+  choice.n = choice.n + #delta.token_ids
+  res:tokens(choice.head, delta.text, delta.text_ends, PLAIN_END)
 end
 
 local function emit(res, job)

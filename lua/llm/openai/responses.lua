@@ -6,6 +6,7 @@ local json = require "llm.json"
 local messages = require "llm.openai.messages"
 local runs = require "llm.openai.run"
 local service_module = require "llm.openai.service"
+local split = require "llm.openai.split"
 local sse = require "llm.openai.sse"
 local template = require "llm.template"
 local types = require "llm.openai.types"
@@ -156,13 +157,15 @@ local function emit(res, job)
   begin(res, job)
   local choice, parts = {}, {}
   local after = (',"item_id":%s,"output_index":0,"content_index":0,"delta":"'):format(escape.string(job.item_id))
+  local function write_one(delta)
+    if delta.text == "" then return end
+    parts[#parts + 1] = delta.text
+    res:write('event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":',
+      ("%d"):format(job.sequence), after, escape.escape(delta.text), '","logprobs":[]}\n\n')
+    job.sequence = job.sequence + 1
+  end
   for delta in job.run.next, job.run do
-    if delta.text ~= "" then
-      parts[#parts + 1] = delta.text
-      res:write('event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":',
-        ("%d"):format(job.sequence), after, escape.escape(delta.text), '","logprobs":[]}\n\n')
-      job.sequence = job.sequence + 1
-    end
+    split.each(delta, write_one)
     choice.finish_reason = delta.finish_reason
   end
   choice.text = table.concat(parts)

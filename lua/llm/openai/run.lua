@@ -5,8 +5,6 @@ local metrics = require "llm.metrics"
 local service_module = require "llm.openai.service"
 local tasks = require "llm.task"
 
-local core_now = require("llm.core").now
-
 local Run = {}
 Run.__index = Run
 
@@ -19,8 +17,8 @@ local function note(run, stream)
 end
 
 -- Refuses as the engine did: its messages begin with the parameter they are about.
-local function refuse(message, code, params)
-  if code == "EFULL" then service_module.busy(message) end
+local function refuse(service, message, code, params)
+  if code == "EFULL" then service:busy(message) end
   if code == "EFAILED" or code == "ENOMEM" then http.error(500, message) end
   local name = message:match "^([%w_]+)"
   http.error(400, message, { param = params[name] ~= nil and name or nil })
@@ -30,7 +28,7 @@ end
 -- whole: one delta a choice, when it has finished. Raises an HTTP error if the engine does not take them all.
 function M.start(service, prompts, sampling, request, whole)
   local run = setmetatable({ service = service, streams = {}, infos = {}, live = {}, n_live = 0, turn = 0,
-                             n = sampling.n or 1, sampling = sampling, whole = whole, n_output = 0, last = {} }, Run)
+                             n = sampling.n or 1, sampling = sampling, n_output = 0 }, Run)
   local options = { whole = whole }
   for name, value in pairs(request) do options[name] = value end
   run.waiting = service:enter(prompts)
@@ -39,7 +37,7 @@ function M.start(service, prompts, sampling, request, whole)
     local stream, message, code = service.engine:try_stream(prompts[i], sampling, options)
     if not stream then
       run:close()
-      refuse(message, code, sampling)
+      refuse(service, message, code, sampling)
     end
     run.streams[i] = stream
     run.live[stream.request] = i
@@ -69,11 +67,6 @@ local function account(run, i, delta)
     run.waiting = nil
   end
   run.n_output = run.n_output + #delta.token_ids
-  if not run.whole then
-    local now, last, choice = core_now(), run.last, (i - 1) * run.n + delta.index
-    if last[choice] then metrics.inter_token(engine, now - last[choice]) end
-    last[choice] = now
-  end
   if delta.finish_reason then metrics.finished_choice(engine, delta.finish_reason) end
 end
 

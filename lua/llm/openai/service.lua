@@ -3,6 +3,7 @@
 -- A service is made once for an engine and a set of options, and lives as long as its handlers: after a reload of the
 -- script there is another, over the same engine and the same queue.
 
+local core = require "llm.core"
 local http = require "llm.http"
 local metrics = require "llm.metrics"
 local params = require "llm.openai.params"
@@ -13,7 +14,9 @@ Service.__index = Service
 
 local M = { Service = Service }
 
-local RETRY_AFTER = "1" -- seconds; the openai client waits this long before it tries again
+-- Seconds. The openai client waits as long as Retry-After says, if that is at most a minute.
+local LEAST_RETRY, MOST_RETRY = 1, 60
+local WINDOW = 60 -- what the queue's rate is told from
 
 local function names_of(engine, options)
   local names = options.served_model_name
@@ -72,7 +75,7 @@ end
 local function front_of(engine)
   local front = rawget(engine, "openai")
   if not front then
-    front = { services = setmetatable({}, { __mode = "v" }), queued_tokens = 0 }
+    front = { services = setmetatable({}, { __mode = "v" }), queued_tokens = 0, looks = {} }
     rawset(engine, "openai", front)
   end
   return front
@@ -147,8 +150,28 @@ end
 
 -- ---- the queue -----------------------------------------------------------------------------------------------
 
-function M.busy(message)
-  http.error(503, message, { headers = { ["Retry-After"] = RETRY_AFTER } })
+-- Looks at the engine once a second at most, and keeps the looks of the window.
+local function look(front, engine)
+  local looks, now = front.looks, core.now()
+  if #looks > 0 and now - looks[#looks].time < 1 then return end
+  local stats = engine:stats()
+  looks[#looks + 1] = { time = now, n_finished = stats.n_finished, busy_seconds = stats.busy_seconds }
+  while #looks > 1 and now - looks[1].time > WINDOW do table.remove(looks, 1) end
+end
+
+-- Seconds in which the queue is worked off at the rate at which requests ended since a look, while the engine was busy.
+-- The one that runs counts too: without it an engine that has ended none would have no rate.
+local function time_of_queue(stats, since)
+  local rate = (stats.n_finished - since.n_finished + 1) / math.max(stats.busy_seconds - since.busy_seconds, 1e-3)
+  return math.min(math.max(math.ceil(stats.n_waiting / rate), LEAST_RETRY), MOST_RETRY)
+end
+M.time_of_queue = time_of_queue
+
+-- Refuses a request because others wait.
+function Service:busy(message)
+  look(self.front, self.engine)
+  local seconds = time_of_queue(self.engine:stats(), self.front.looks[1])
+  http.error(503, message, { headers = { ["Retry-After"] = ("%d"):format(seconds) } })
 end
 
 -- Prompt tokens of a text, before anybody has counted them: four bytes a token is what English has.
@@ -158,17 +181,18 @@ local function estimate(prompt) return type(prompt) == "string" and math.ceil(#p
 -- which the caller gives back with leave() when their first token has come.
 function Service:enter(prompts)
   local options, tokens = self.options, 0
+  look(self.front, self.engine)
   for i = 1, #prompts do tokens = tokens + estimate(prompts[i]) end
   local most = options.max_num_queued_tokens
   if most and self.front.queued_tokens > 0 and self.front.queued_tokens + tokens > most then
-    M.busy(("about %d prompt tokens wait already, and this request has about %d (max_num_queued_tokens is %d); "
+    self:busy(("about %d prompt tokens wait already, and this request has about %d (max_num_queued_tokens is %d); "
       .. "try again later"):format(self.front.queued_tokens, tokens, most))
   end
   local requests = options.max_num_queued_reqs
   if requests and requests > 0 then
     local waiting = self.engine:stats().n_waiting
     if waiting >= requests then
-      M.busy(("%d requests wait already (max_num_queued_reqs); try again later"):format(waiting))
+      self:busy(("%d requests wait already (max_num_queued_reqs); try again later"):format(waiting))
     end
   end
   self.front.queued_tokens = self.front.queued_tokens + tokens

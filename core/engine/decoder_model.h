@@ -1,0 +1,36 @@
+#ifndef LLM_ENGINE_DECODER_MODEL_H
+#define LLM_ENGINE_DECODER_MODEL_H
+
+/* The real model behind the engine's seam: a backend, a model on it, its decoder and its KV memory. On a
+ * device that is not the CPU, device_model.c stands between the engine, whose arrays are the host's, and the
+ * decoder. */
+
+#include "engine/engine.h"
+#include "model/decoder.h"
+#include "model/model.h"
+
+struct device_io;
+
+struct decoder_model {
+    struct backend *backend;
+    struct model *model;
+    struct decoder *decoder;
+    struct kv_cache kv;
+    size_t kv_bytes;
+    char *path;
+    struct pool *pool;    /* for sampling on the host; the CPU backend's is borrowed, else own */
+    struct device_io *io; /* null on the CPU */
+};
+
+/* device_model.c. Opens what a step needs besides the decoder: staging memory and recordings. After the KV
+ * cache, whose last page is the scratch page that padding rows use. Errors: LLM_ENOMEM. */
+llm_status device_io_open(struct decoder_model *m, const struct engine_config *config, struct llm_error *err);
+void device_io_close(struct decoder_model *m);
+
+/* The engine_model functions of a device. */
+llm_status device_forward(void *self, const struct batch *batch, struct llm_error *err);
+llm_status device_logits(void *self, const int32_t *rows, int32_t n_rows, float *out, struct llm_error *err);
+llm_status device_launch(void *self, const struct device_step *step, struct llm_error *err);
+llm_status device_collect(void *self, int mark, const int32_t **tokens, struct llm_error *err);
+
+#endif

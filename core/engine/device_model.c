@@ -1,0 +1,373 @@
+/* Steps on a device. What the host says of a step is staged in pinned memory, of which there are two, so that
+ * a step can be described while the one before it runs, and copied to arrays that stay where they are. Steps
+ * in which every sequence has one row, the steady state, are padded to one of a few sizes and recorded the
+ * second time a size comes: then a step is two copies and one launch. */
+
+#include "engine/decoder_model.h"
+
+#include "base/mem.h"
+
+#include <string.h>
+
+enum { MAX_SIZES = 64 };
+
+/* Arrays of a step, the same in pinned memory and on the device: first what a step of one row a sequence
+ * needs, in one piece, so that it is one copy. */
+struct layout {
+    size_t from, positions, slots, kv_len, rows, seq_start,
+        sample; /* offsets; [max_seqs] but for seq_start */
+    size_t narrow_bytes;
+    size_t wide_from, wide_positions, wide_slots; /* [max_tokens] */
+    size_t table;                                 /* [max_seqs, stride] */
+    size_t bytes;
+};
+
+struct recording {
+    int32_t n_seqs;
+    int seen; /* 1: has run once, so all that is made lazily is there */
+    struct device_recording *recorded;
+};
+
+struct device_io {
+    const struct device_ops *ops;
+    struct layout layout;
+    int32_t max_tokens, max_seqs, stride, scratch_page, max_model_len, max_logit_rows;
+    char *pinned[2], *device;
+    int32_t *out_pinned[2]; /* [max_seqs] */
+    int32_t *tokens;        /* [max_tokens] after feeding */
+    int32_t *last;          /* [2 * max_seqs] */
+    int32_t *out;           /* [max_seqs] */
+    float *logits;          /* [max_logit_rows, vocab_size] */
+    size_t tokens_bytes, last_bytes, out_bytes, logits_bytes;
+    struct recording sizes[MAX_SIZES];
+    int32_t n_sizes;
+};
+
+static llm_status failed(const struct decoder_model *m, struct llm_error *err)
+{
+    return llm_fail(err, LLM_EFAILED, "%s", m->io->ops->failure(m->backend));
+}
+
+/* ---- open -----------------------------------------------------------------------------------------------
+ */
+
+static size_t add(size_t *total, size_t count, size_t size)
+{
+    size_t at = *total;
+    *total += (count * size + 255) / 256 * 256;
+    return at;
+}
+
+static void lay_out(struct device_io *io)
+{
+    struct layout *l = &io->layout;
+    size_t seqs = (size_t)io->max_seqs, tokens = (size_t)io->max_tokens, total = 0;
+    l->from = add(&total, seqs, sizeof(int32_t));
+    l->positions = add(&total, seqs, sizeof(int32_t));
+    l->slots = add(&total, seqs, sizeof(int32_t));
+    l->kv_len = add(&total, seqs, sizeof(int32_t));
+    l->rows = add(&total, seqs, sizeof(int32_t));
+    l->seq_start = add(&total, seqs + 1, sizeof(int32_t));
+    l->sample = add(&total, seqs, sizeof(struct sample_row));
+    l->narrow_bytes = total;
+    l->wide_from = add(&total, tokens, sizeof(int32_t));
+    l->wide_positions = add(&total, tokens, sizeof(int32_t));
+    l->wide_slots = add(&total, tokens, sizeof(int32_t));
+    l->table = add(&total, seqs * (size_t)io->stride, sizeof(int32_t));
+    l->bytes = total;
+}
+
+/* Sizes of steps that are recorded: dense where a row more costs most. */
+static void choose_sizes(struct device_io *io)
+{
+    for (int32_t n = 1; n < io->max_seqs && io->n_sizes < MAX_SIZES - 1;) {
+        io->sizes[io->n_sizes++].n_seqs = n;
+        n += n < 4 ? n : n < 16 ? 4 : n < 64 ? 8 : n < 256 ? 32 : n / 4;
+    }
+    io->sizes[io->n_sizes++].n_seqs = io->max_seqs;
+}
+
+llm_status device_io_open(struct decoder_model *m, const struct engine_config *config, struct llm_error *err)
+{
+    struct backend *be = m->backend;
+    struct device_io *io = m->io = mem_zalloc(sizeof *io);
+    if (!io) return llm_fail(err, LLM_ENOMEM, "no memory for a device's steps");
+    io->ops = be->device;
+    io->max_tokens = config->max_num_batched_tokens;
+    io->max_seqs = config->max_num_seqs;
+    io->max_model_len = config->max_model_len;
+    io->stride = (config->max_model_len + config->block_size - 1) / config->block_size;
+    io->scratch_page = m->kv.n_pages - 1;
+    io->max_logit_rows = io->max_seqs > ENGINE_LOGIT_ROWS ? io->max_seqs : ENGINE_LOGIT_ROWS;
+    lay_out(io);
+    choose_sizes(io);
+    io->tokens_bytes = sizeof(int32_t) * (size_t)io->max_tokens;
+    io->last_bytes = sizeof(int32_t) * 2 * (size_t)io->max_seqs;
+    io->out_bytes = sizeof(int32_t) * (size_t)io->max_seqs;
+    io->logits_bytes = sizeof(float) * (size_t)io->max_logit_rows * (size_t)m->model->config.vocab_size;
+    int made = !!(io->device = be->alloc(be, io->layout.bytes)) &
+               !!(io->tokens = be->alloc(be, io->tokens_bytes)) &
+               !!(io->last = be->alloc(be, io->last_bytes)) & !!(io->out = be->alloc(be, io->out_bytes)) &
+               !!(io->logits = be->alloc(be, io->logits_bytes));
+    for (int k = 0; k < 2; k++)
+        made &= !!(io->pinned[k] = io->ops->alloc_pinned(be, io->layout.bytes)) &
+                !!(io->out_pinned[k] = io->ops->alloc_pinned(be, io->out_bytes));
+    if (made) return LLM_OK;
+    return llm_fail(err, LLM_ENOMEM, "no memory for the steps of %d sequences on the device",
+                    (int)io->max_seqs);
+}
+
+void device_io_close(struct decoder_model *m)
+{
+    struct backend *be = m->backend;
+    struct device_io *io = m->io;
+    if (!io) return;
+    for (int32_t i = 0; i < io->n_sizes; i++) io->ops->recording_free(be, io->sizes[i].recorded);
+    for (int k = 0; k < 2; k++) {
+        io->ops->free_pinned(be, io->pinned[k]);
+        io->ops->free_pinned(be, io->out_pinned[k]);
+    }
+    be->free(be, io->device, io->layout.bytes);
+    be->free(be, io->tokens, io->tokens_bytes);
+    be->free(be, io->last, io->last_bytes);
+    be->free(be, io->out, io->out_bytes);
+    be->free(be, io->logits, io->logits_bytes);
+    mem_free(io);
+}
+
+/* ---- staging --------------------------------------------------------------------------------------------
+ */
+
+static int32_t *array(char *base, size_t offset)
+{
+    return (int32_t *)(void *)(base + offset);
+}
+
+/* Where the batch's rows are, wide or narrow. */
+struct row_arrays {
+    size_t from, positions, slots;
+};
+
+static struct row_arrays rows_of(const struct layout *l, int wide)
+{
+    if (wide) return (struct row_arrays){l->wide_from, l->wide_positions, l->wide_slots};
+    return (struct row_arrays){l->from, l->positions, l->slots};
+}
+
+/* Writes the batch to pinned memory, padded to n_seqs sequences; returns the pages of the longest. */
+static int32_t fill(struct decoder_model *m, char *pinned, const struct batch *b, int wide, int32_t n_seqs)
+{
+    const struct device_io *io = m->io;
+    const struct layout *l = &io->layout;
+    struct row_arrays r = rows_of(l, wide);
+    size_t bytes = sizeof(int32_t) * (size_t)b->n_tokens;
+    int32_t page = m->kv.page_size, widest = 1;
+    memcpy(pinned + r.from, b->tokens, bytes);
+    memcpy(pinned + r.positions, b->positions, bytes);
+    memcpy(pinned + r.slots, b->slots, bytes);
+    int32_t *start = array(pinned, l->seq_start), *len = array(pinned, l->kv_len),
+            *table = array(pinned, l->table);
+    memcpy(start, b->seq_start, sizeof(int32_t) * (size_t)(b->n_seqs + 1));
+    memcpy(len, b->kv_len, sizeof(int32_t) * (size_t)b->n_seqs);
+    for (int32_t i = 0; i < b->n_seqs; i++) {
+        int32_t pages = (len[i] + page - 1) / page;
+        if (pages > widest) widest = pages;
+    }
+    for (int32_t i = 0; i < b->n_seqs; i++)
+        memcpy(table + (size_t)i * (size_t)widest, b->block_table + (size_t)i * (size_t)b->block_table_stride,
+               sizeof(int32_t) * (size_t)((len[i] + page - 1) / page));
+    for (int32_t i = b->n_seqs; i < n_seqs; i++) {
+        array(pinned, r.from)[i] = array(pinned, r.positions)[i] = 0;
+        array(pinned, r.slots)[i] = io->scratch_page * page;
+        start[i + 1] = i + 1;
+        len[i] = 1;
+        table[(size_t)i * (size_t)widest] = io->scratch_page;
+    }
+    return widest;
+}
+
+/* Copies what fill wrote. */
+static llm_status copy(struct decoder_model *m, const char *pinned, int wide, int32_t n_tokens,
+                       int32_t n_seqs, int32_t widest)
+{
+    struct backend *be = m->backend;
+    const struct device_io *io = m->io;
+    const struct layout *l = &io->layout;
+    size_t bytes = sizeof(int32_t) * (size_t)n_tokens;
+    llm_status st = io->ops->copy_in(be, io->device, pinned, l->narrow_bytes);
+    if (wide && !st) st = io->ops->copy_in(be, io->device + l->wide_from, pinned + l->wide_from, bytes);
+    if (wide && !st)
+        st = io->ops->copy_in(be, io->device + l->wide_positions, pinned + l->wide_positions, bytes);
+    if (wide && !st) st = io->ops->copy_in(be, io->device + l->wide_slots, pinned + l->wide_slots, bytes);
+    if (st) return st;
+    return io->ops->copy_in_rows(be, io->device + l->table, sizeof(int32_t) * (size_t)io->stride,
+                                 pinned + l->table, sizeof(int32_t) * (size_t)widest,
+                                 sizeof(int32_t) * (size_t)widest, n_seqs);
+}
+
+/* ---- running --------------------------------------------------------------------------------------------
+ */
+
+/* A step as it is queued or recorded: everything in it is on the device. */
+struct queued {
+    int32_t n_tokens, n_seqs, n_decode, max_query, max_kv, n_rows;
+    int wide;
+};
+
+static llm_status begin(struct decoder_model *m, const struct queued *q, struct batch *batch)
+{
+    struct device_io *io = m->io;
+    const struct layout *l = &io->layout;
+    struct row_arrays r = rows_of(l, q->wide);
+    *batch = (struct batch){.n_tokens = q->n_tokens,
+                            .n_seqs = q->n_seqs,
+                            .tokens = io->tokens,
+                            .positions = array(io->device, r.positions),
+                            .slots = array(io->device, r.slots),
+                            .seq_start = array(io->device, l->seq_start),
+                            .kv_len = array(io->device, l->kv_len),
+                            .block_table = array(io->device, l->table),
+                            .block_table_stride = io->stride};
+    struct step_shape shape = {.n_tokens = q->n_tokens,
+                               .n_seqs = q->n_seqs,
+                               .n_decode = q->n_decode,
+                               .max_query = q->max_query,
+                               .max_kv = q->max_kv,
+                               .seq_start = batch->seq_start,
+                               .kv_len = batch->kv_len};
+    struct feed_args feed = {q->n_tokens, array(io->device, r.from), io->last, io->tokens};
+    llm_status st = io->ops->begin(m->backend, &shape);
+    return st ? st : io->ops->feed(m->backend, &feed);
+}
+
+static llm_status queue_step(struct decoder_model *m, const struct queued *q, struct llm_error *err)
+{
+    struct device_io *io = m->io;
+    struct batch batch;
+    if (begin(m, q, &batch)) return failed(m, err);
+    llm_status st = decoder_forward(m->decoder, &m->kv, &batch, err);
+    if (st || q->n_rows == 0) return st;
+    st = decoder_logits(m->decoder, array(io->device, io->layout.rows), q->n_rows, io->logits, err);
+    if (st) return st;
+    struct sample_args sample = {.n = q->n_rows,
+                                 .rows = (const struct sample_row *)(void *)(io->device + io->layout.sample),
+                                 .logits = io->logits,
+                                 .logits_stride = m->model->config.vocab_size,
+                                 .vocab_size = m->model->config.vocab_size,
+                                 .last = io->last,
+                                 .out = io->out};
+    return io->ops->sample(m->backend, &sample) ? failed(m, err) : LLM_OK;
+}
+
+/* The smallest recorded size that holds n sequences. */
+static struct recording *size_for(struct device_io *io, int32_t n)
+{
+    int32_t i = 0;
+    while (io->sizes[i].n_seqs < n) i++;
+    return &io->sizes[i];
+}
+
+/* A step of one row a sequence, padded to a size. */
+static llm_status run_recorded(struct decoder_model *m, struct recording *r, struct llm_error *err)
+{
+    struct device_io *io = m->io;
+    struct queued q = {.n_tokens = r->n_seqs,
+                       .n_seqs = r->n_seqs,
+                       .n_decode = r->n_seqs,
+                       .max_kv = io->max_model_len,
+                       .n_rows = r->n_seqs};
+    if (!r->seen) {
+        r->seen = 1;
+        return queue_step(m, &q, err);
+    }
+    if (!r->recorded) {
+        if (io->ops->record(m->backend)) return failed(m, err);
+        llm_status st = queue_step(m, &q, err), end = io->ops->recorded(m->backend, &r->recorded);
+        if (st) return st;
+        if (end) return failed(m, err);
+    }
+    return io->ops->replay(m->backend, r->recorded) ? failed(m, err) : LLM_OK;
+}
+
+/* Which rows of the batch give logits, and how each is sampled; the rest is padding. */
+static void fill_rows(const struct device_io *io, char *pinned, const struct device_step *step, int32_t n)
+{
+    int32_t *rows = array(pinned, io->layout.rows);
+    struct sample_row *sample = (struct sample_row *)(void *)(pinned + io->layout.sample);
+    for (int32_t i = 0; i < n; i++) {
+        int real = i < step->n_rows;
+        rows[i] = real ? step->rows[i].row : 0;
+        sample[i] = real ? step->rows[i] : (struct sample_row){.slot = -1};
+        sample[i].row = i;
+    }
+}
+
+llm_status device_launch(void *self, const struct device_step *step, struct llm_error *err)
+{
+    struct decoder_model *m = self;
+    struct device_io *io = m->io;
+    const struct batch *b = step->batch;
+    char *pinned = io->pinned[step->mark];
+    int narrow = step->n_decode == b->n_seqs && step->n_rows == b->n_seqs;
+    struct recording *size = narrow ? size_for(io, b->n_seqs) : NULL;
+    int32_t n_seqs = size ? size->n_seqs : b->n_seqs;
+    if (io->ops->wait_mark(m->backend, step->mark)) return failed(m, err);
+    int32_t widest = fill(m, pinned, b, !narrow, n_seqs);
+    fill_rows(io, pinned, step, size ? n_seqs : step->n_rows);
+    if (copy(m, pinned, !narrow, b->n_tokens, n_seqs, widest)) return failed(m, err);
+    struct queued q = {.n_tokens = b->n_tokens,
+                       .n_seqs = n_seqs,
+                       .n_decode = step->n_decode,
+                       .max_query = step->max_query,
+                       .max_kv = step->max_kv,
+                       .n_rows = step->n_rows,
+                       .wide = 1};
+    llm_status st = size ? run_recorded(m, size, err) : queue_step(m, &q, err);
+    if (st) return st;
+    if (step->n_rows && io->ops->copy_out(m->backend, io->out_pinned[step->mark], io->out,
+                                          sizeof(int32_t) * (size_t)step->n_rows))
+        return failed(m, err);
+    return io->ops->set_mark(m->backend, step->mark) ? failed(m, err) : LLM_OK;
+}
+
+llm_status device_collect(void *self, int mark, const int32_t **tokens, struct llm_error *err)
+{
+    struct decoder_model *m = self;
+    *tokens = m->io->out_pinned[mark];
+    return m->io->ops->wait_mark(m->backend, mark) ? failed(m, err) : LLM_OK;
+}
+
+/* ---- steps whose rows the host samples ------------------------------------------------------------------
+ */
+
+llm_status device_forward(void *self, const struct batch *b, struct llm_error *err)
+{
+    struct decoder_model *m = self;
+    struct device_io *io = m->io;
+    struct queued q = {.n_tokens = b->n_tokens, .n_seqs = b->n_seqs, .wide = 1};
+    for (int32_t i = 0, decoding = 1; i < b->n_seqs; i++) {
+        int32_t rows = b->seq_start[i + 1] - b->seq_start[i];
+        decoding &= rows == 1;
+        q.n_decode += decoding;
+        if (!decoding && rows > q.max_query) q.max_query = rows;
+        if (b->kv_len[i] > q.max_kv) q.max_kv = b->kv_len[i];
+    }
+    if (io->ops->wait_mark(m->backend, 0)) return failed(m, err);
+    int32_t widest = fill(m, io->pinned[0], b, 1, b->n_seqs);
+    if (copy(m, io->pinned[0], 1, b->n_tokens, b->n_seqs, widest)) return failed(m, err);
+    llm_status st = queue_step(m, &q, err);
+    if (st) return st;
+    return io->ops->set_mark(m->backend, 0) ? failed(m, err) : LLM_OK;
+}
+
+llm_status device_logits(void *self, const int32_t *rows, int32_t n_rows, float *out, struct llm_error *err)
+{
+    struct decoder_model *m = self;
+    struct device_io *io = m->io;
+    int32_t *device_rows = array(io->device, io->layout.rows);
+    size_t bytes = sizeof(float) * (size_t)n_rows * (size_t)m->model->config.vocab_size;
+    if (io->ops->upload(m->backend, device_rows, rows, sizeof *rows * (size_t)n_rows)) return failed(m, err);
+    llm_status st = decoder_logits(m->decoder, device_rows, n_rows, io->logits, err);
+    if (st) return st;
+    return io->ops->download(m->backend, out, io->logits, bytes) ? failed(m, err) : LLM_OK;
+}

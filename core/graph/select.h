@@ -1,0 +1,16 @@
+#ifndef LLM_GRAPH_SELECT_H
+#define LLM_GRAPH_SELECT_H
+
+/* Order statistics without sorting: radix selection, digit by digit from the top, in a few passes whatever
+ * the values are. NaN does not occur. Any thread. */
+
+#include <stdint.h>
+
+/* The k-th largest of v [n], which is left in disorder; 1 <= k <= n. */
+float select_largest(float *v, int32_t n, int32_t k);
+
+/* Walks v [n] from the largest down until the weights passed reach `mass`; returns where it ends, at the
+ * latest at the smallest. weights may be v itself. Leaves both in disorder; n >= 1. */
+float select_at_mass(float *v, float *weights, int32_t n, double mass);
+
+#endif

@@ -1,0 +1,202 @@
+#ifndef LLM_KERNELS_CUDA_HOPPER_CUH
+#define LLM_KERNELS_CUDA_HOPPER_CUH
+
+/* Instructions of Hopper (sm_90a) that CUDA C++ has no names for: transaction barriers, the tensor memory
+ * accelerator, warpgroup products. Names and meanings: the PTX ISA manual, 8.0 and later. */
+
+#include "kernels/cuda/cuda.cuh"
+
+#include <cuda.h>
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define HOPPER 1
+#else
+#define HOPPER 0
+#endif
+
+#ifdef __CUDACC__
+
+static __device__ __forceinline__ uint32_t shared_address(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+/* ---- barriers in shared memory, by address ----------------------------------------------------------------
+ */
+
+static __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals));
+}
+
+/* Makes the initialization visible to the TMA unit. */
+static __device__ __forceinline__ void barrier_init_fence()
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+static __device__ __forceinline__ void barrier_arrive(uint32_t barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+/* Arrives, and lets the phase end only when `bytes` have been written. */
+static __device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity)
+{
+    uint32_t done;
+    do {
+        asm volatile("{\n.reg .pred p;\n"
+                     "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                     "selp.b32 %0, 1, 0, p;\n}"
+                     : "=r"(done)
+                     : "r"(barrier), "r"(parity)
+                     : "memory");
+    } while (!done);
+}
+
+/* ---- tensor memory accelerator ----------------------------------------------------------------------------
+ */
+
+static __device__ __forceinline__ uint64_t evict_first_policy()
+{
+    uint64_t policy;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+static __device__ __forceinline__ uint64_t evict_last_policy()
+{
+    uint64_t policy;
+    asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+static __device__ __forceinline__ void tma_prefetch_map(const CUtensorMap *map)
+{
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+/* The box of a two-dimensional map at column x, row y; its bytes count for the barrier. */
+static __device__ __forceinline__ void tma_load(uint32_t to, const CUtensorMap *map, int32_t x, int32_t y,
+                                                uint32_t barrier, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+                 " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+                 "l"(map), "r"(x), "r"(y), "r"(barrier), "l"(policy)
+                 : "memory");
+}
+
+/* `bytes` (a multiple of 16) of contiguous memory. */
+static __device__ __forceinline__ void bulk_load(uint32_t to, const void *from, uint32_t bytes,
+                                                 uint32_t barrier, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+                 " [%0], [%1], %2, [%3], %4;" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
+                 : "memory");
+}
+
+/* ---- warpgroup products -----------------------------------------------------------------------------------
+ */
+
+static __device__ __forceinline__ void wgmma_fence()
+{
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+static __device__ __forceinline__ void wgmma_commit()
+{
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+template <int PENDING> static __device__ __forceinline__ void wgmma_wait()
+{
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+/* Describes rows of 128 bytes (64 16-bit numbers along k) in shared memory as the TMA unit swizzles them:
+ * groups of 8 rows follow each other. A step of 16 along k adds 2. */
+static __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address)
+{
+    return (uint64_t)(address >> 4 & 0x3fff) | 1ull << 16 | (uint64_t)(1024 >> 4) << 32 | 1ull << 62;
+}
+
+template <typename T> constexpr bool is_bf16 = false;
+template <> inline constexpr bool is_bf16<__nv_bfloat16> = true;
+
+/* Operands of products with 4 to 32 results a thread. */
+#define WGMMA_4  "%0, %1, %2, %3"
+#define WGMMA_8  "%0, %1, %2, %3, %4, %5, %6, %7"
+#define WGMMA_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define WGMMA_32                                                                                             \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                 \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define WGMMA_D4(d) "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+#define WGMMA_D8(d) WGMMA_D4(d), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
+#define WGMMA_D16(d)                                                                                         \
+    WGMMA_D8(d), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),    \
+        "+f"(d[15])
+#define WGMMA_D32(d)                                                                                         \
+    WGMMA_D16(d), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), \
+        "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),           \
+        "+f"(d[30]), "+f"(d[31])
+
+#define WGMMA(shape, results, a, b, ...)                                                                     \
+    asm volatile("wgmma.mma_async.sync.aligned." shape " {" results "}, " a ", " b ", 1, 1, 1, 0, 0;"        \
+                 : __VA_ARGS__                                                                               \
+                 : "l"(w), "l"(x))
+
+/* d [64 rows of w, N rows of x] += w x^T over 16 of k, both in shared memory. In thread t of the warpgroup,
+ * d[4j + i] is row 16 (t / 32) + t % 32 / 4 + 8 (i / 2), column 8j + 2 (t % 4) + i % 2. */
+template <typename T, int N> struct wgmma_tile;
+
+template <typename T> struct wgmma_tile<T, 8> {
+    static __device__ __forceinline__ void multiply(float (&d)[4], uint64_t w, uint64_t x)
+    {
+        if constexpr (is_bf16<T>)
+            WGMMA("m64n8k16.f32.bf16.bf16", WGMMA_4, "%4", "%5", WGMMA_D4(d));
+        else
+            WGMMA("m64n8k16.f32.f16.f16", WGMMA_4, "%4", "%5", WGMMA_D4(d));
+    }
+};
+
+template <typename T> struct wgmma_tile<T, 16> {
+    static __device__ __forceinline__ void multiply(float (&d)[8], uint64_t w, uint64_t x)
+    {
+        if constexpr (is_bf16<T>)
+            WGMMA("m64n16k16.f32.bf16.bf16", WGMMA_8, "%8", "%9", WGMMA_D8(d));
+        else
+            WGMMA("m64n16k16.f32.f16.f16", WGMMA_8, "%8", "%9", WGMMA_D8(d));
+    }
+};
+
+template <typename T> struct wgmma_tile<T, 32> {
+    static __device__ __forceinline__ void multiply(float (&d)[16], uint64_t w, uint64_t x)
+    {
+        if constexpr (is_bf16<T>)
+            WGMMA("m64n32k16.f32.bf16.bf16", WGMMA_16, "%16", "%17", WGMMA_D16(d));
+        else
+            WGMMA("m64n32k16.f32.f16.f16", WGMMA_16, "%16", "%17", WGMMA_D16(d));
+    }
+};
+
+template <typename T> struct wgmma_tile<T, 64> {
+    static __device__ __forceinline__ void multiply(float (&d)[32], uint64_t w, uint64_t x)
+    {
+        if constexpr (is_bf16<T>)
+            WGMMA("m64n64k16.f32.bf16.bf16", WGMMA_32, "%32", "%33", WGMMA_D32(d));
+        else
+            WGMMA("m64n64k16.f32.f16.f16", WGMMA_32, "%32", "%33", WGMMA_D32(d));
+    }
+};
+
+#undef WGMMA
+#endif
+
+#endif

@@ -1,0 +1,143 @@
+/* The linear layer: which kernels do it, and the buffers between them. */
+
+#include "kernels/cuda/linear.cuh"
+
+enum { BUFFER_BYTES = 128 << 20 };
+
+static size_t act_bytes(const struct cuda_backend *cu)
+{
+    return dtype_bytes(cu->base.act_dtype, 1);
+}
+
+/* ---- opening ------------------------------------------------------------------------------------------- */
+
+struct cuda_linear *linear_state(struct cuda_backend *cu)
+{
+    if (!cu->linear) cu->linear = static_cast<struct cuda_linear *>(mem_zalloc(sizeof(struct cuda_linear)));
+    return cu->linear;
+}
+
+static void free_buffers(struct cuda_backend *cu, struct cuda_linear *l)
+{
+    cu->base.free(&cu->base, l->normed, l->buffer_bytes);
+    cu->base.free(&cu->base, l->wide, l->buffer_bytes);
+    l->normed = l->wide = nullptr;
+}
+
+/* Many rows go through the buffers in chunks: beyond some 1000 rows a product gains nothing from more. */
+static llm_status open_buffers(struct cuda_backend *cu, struct cuda_linear *l, struct llm_error *err)
+{
+    const size_t row = ((size_t)cu->limits.max_n + 15) / 16 * 16 * act_bytes(cu);
+    int32_t rows = (int32_t)(BUFFER_BYTES / row);
+    if (rows < 256) rows = 256;
+    if (rows > cu->limits.max_rows) rows = cu->limits.max_rows;
+    const size_t bytes = row * (size_t)rows;
+    if (bytes <= l->buffer_bytes && rows <= l->chunk_rows) return LLM_OK;
+    free_buffers(cu, l);
+    l->chunk_rows = rows;
+    l->buffer_bytes = bytes;
+    l->normed = cu->base.alloc(&cu->base, bytes);
+    l->wide = cu->base.alloc(&cu->base, bytes);
+    if (l->normed && l->wide) return LLM_OK;
+    return llm_fail(err, LLM_ENOMEM, "no device memory for two buffers of %zu bytes between linear layers",
+                    bytes);
+}
+
+llm_status linear_open(struct cuda_backend *cu, struct llm_error *err)
+{
+    struct cuda_linear *l = linear_state(cu);
+    if (!l) return llm_fail(err, LLM_ENOMEM, "no memory for the state of linear layers");
+    llm_status st = open_buffers(cu, l, err);
+    if (!st && !l->lt) st = lt_open(cu, &l->lt, err);
+    if (!st && !l->stream && cu->major == 9 && cu->base.act_dtype != DTYPE_F32)
+        st = stream_open(cu, &l->stream, err);
+    return st;
+}
+
+void linear_close(struct cuda_backend *cu)
+{
+    struct cuda_linear *l = cu->linear;
+    if (!l) return;
+    free_buffers(cu, l);
+    staging_close(&l->staging);
+    lt_close(l->lt);
+    stream_close(l->stream);
+    mem_free(l);
+    cu->linear = nullptr;
+}
+
+/* For tests and benchmarks, which compare the ways: an enum linear_path. */
+extern "C" __attribute__((visibility("default"))) void cuda_plugin_linear_path(struct backend *be, int path)
+{
+    cuda_of(be)->linear->path = static_cast<enum linear_path>(path);
+}
+
+/* ---- the op -------------------------------------------------------------------------------------------- */
+
+/* y = epilogue(x w^T) through cuBLASLt; x as after the norm. */
+static llm_status library_linear(struct cuda_backend *cu, const struct linear_args *a, const void *x,
+                                 int64_t x_stride)
+{
+    struct cuda_linear *l = cu->linear;
+    const struct weight *w = a->w;
+    const int gated = a->epilogue == LINEAR_GATED;
+    const int wide = gated || (a->epilogue == LINEAR_ADD && a->act != ACT_NONE);
+    struct product p = {};
+    p.m = a->n_rows;
+    p.n = gated ? w->n_rows : w->n_out;
+    p.k = w->n_in;
+    p.x = x;
+    p.x_stride = x_stride;
+    p.w = w->data;
+    p.w_stride = w->ld;
+    p.y = wide ? l->wide : a->y;
+    p.y_stride = wide ? p.n : a->y_stride;
+    p.add = a->epilogue == LINEAR_ADD && !wide;
+    p.f32_out = a->f32_out;
+    llm_status st = lt_product(cu, l->lt, &p, l->wide);
+    if (st) return st;
+    if (gated) return gated_rows(cu, a, l->wide, p.n, w->n_out / 2);
+    if (wide) return finish_rows(cu, a, l->wide, p.n, w->n_out);
+    if (a->bias || a->act != ACT_NONE) return finish_rows(cu, a, a->y, a->y_stride, w->n_out);
+    return LLM_OK;
+}
+
+static llm_status linear_chunk(struct cuda_backend *cu, const struct linear_args *a)
+{
+    struct cuda_linear *l = cu->linear;
+    const void *x = a->x;
+    int64_t x_stride = a->x_stride;
+    if (a->norm.kind != NORM_NONE) {
+        struct norm_args norm = {};
+        norm.n_rows = a->n_rows;
+        norm.n = a->w->n_in;
+        norm.x = x;
+        norm.x_stride = x_stride;
+        norm.norm = a->norm;
+        norm.y = l->normed;
+        norm.y_stride = x_stride = (a->w->n_in + 7) / 8 * 8;
+        x = l->normed;
+        llm_status st = cuda_norm(&cu->base, &norm);
+        if (st) return st;
+    }
+    if (l->stream && l->path != PATH_LT && stream_able(cu, a, x, x_stride))
+        return stream_linear(cu, l->stream, a, x, x_stride);
+    return library_linear(cu, a, x, x_stride);
+}
+
+llm_status cuda_linear(struct backend *be, const struct linear_args *a)
+{
+    struct cuda_backend *cu = cuda_of(be);
+    if (cu->failed) return LLM_EFAILED;
+    const int32_t most = cu->linear->chunk_rows, n_chunks = (a->n_rows + most - 1) / most;
+    const int32_t rows = n_chunks > 1 ? (a->n_rows + n_chunks - 1) / n_chunks : a->n_rows;
+    llm_status st = LLM_OK;
+    for (int32_t row = 0; row < a->n_rows && !st; row += rows) {
+        struct linear_args chunk = *a;
+        chunk.n_rows = a->n_rows - row < rows ? a->n_rows - row : rows;
+        chunk.x = static_cast<const char *>(a->x) + row * a->x_stride * (int64_t)act_bytes(cu);
+        chunk.y = static_cast<char *>(a->y) + row * a->y_stride * (int64_t)(a->f32_out ? 4 : act_bytes(cu));
+        st = linear_chunk(cu, &chunk);
+    }
+    return st;
+}

@@ -1,0 +1,113 @@
+/* Norm of q and k heads, rotation, and the writing of k and v to the cache: a warp a head. */
+
+#include "kernels/cuda/cuda.cuh"
+
+enum { WARPS = 4, MOST_PER_LANE = 8 }; /* head_dim <= 256 */
+
+/* What the kernel needs of rope_kv_args, with all pointers on the device. */
+struct rope_job {
+    int32_t n_tokens, n_heads, n_kv_heads, head_dim, page_size, rotary_dim, rope;
+    void *qkv;
+    int64_t qkv_stride;
+    struct norm q_norm, k_norm;
+    const float *table;
+    const int32_t *positions, *slots;
+    char *base;
+    size_t page_bytes;
+    int64_t k_offset, v_offset, head_stride; /* elements */
+};
+
+/* In a lane: the elements lane, lane + 32, … of a head, or for rotation pairs of them. The head lies in
+ * shared memory between the steps, as pairs may be far apart. */
+template <typename T, typename KV> static __global__ void rope_kernel(struct rope_job a)
+{
+    __shared__ float heads[WARPS][256];
+    pdl_launch();
+    pdl_wait();
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, dim = a.head_dim;
+    int n_all = a.n_heads + 2 * a.n_kv_heads;
+    int64_t job = (int64_t)blockIdx.x * WARPS + warp;
+    if (job >= (int64_t)a.n_tokens * n_all) return;
+    int token = (int)(job / n_all), head = (int)(job % n_all);
+    int is_q = head < a.n_heads, is_k = !is_q && head < a.n_heads + a.n_kv_heads;
+    T *x = static_cast<T *>(a.qkv) + token * a.qkv_stride + (int64_t)head * dim;
+    float *h = heads[warp], v[MOST_PER_LANE];
+    float squares = 0;
+#pragma unroll
+    for (int i = 0; i < MOST_PER_LANE; i++) {
+        int e = lane + 32 * i;
+        v[i] = e < dim ? to_f32(x[e]) : 0;
+        squares += v[i] * v[i];
+    }
+    const struct norm *norm = is_q ? &a.q_norm : &a.k_norm;
+    if ((is_q || is_k) && norm->kind == NORM_RMS) {
+        for (int d = 16; d > 0; d /= 2) squares += __shfl_xor_sync(~0u, squares, d);
+        float scale = rsqrtf(squares / (float)dim + norm->eps);
+#pragma unroll
+        for (int i = 0; i < MOST_PER_LANE; i++) {
+            int e = lane + 32 * i;
+            if (e < dim) v[i] *= scale * (norm->weight ? norm->weight[e] : 1);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < MOST_PER_LANE; i++)
+        if (lane + 32 * i < dim) h[lane + 32 * i] = v[i];
+    __syncwarp();
+    if ((is_q || is_k) && a.rope != ROPE_NONE) {
+        int half = a.rotary_dim / 2;
+        const float *cosines = a.table + (int64_t)a.positions[token] * a.rotary_dim, *sines = cosines + half;
+        for (int p = lane; p < half; p += 32) {
+            int i = a.rope == ROPE_NEOX ? p : 2 * p, j = a.rope == ROPE_NEOX ? p + half : 2 * p + 1;
+            float c = cosines[p], s = sines[p], vi = h[i], vj = h[j];
+            h[i] = vi * c - vj * s;
+            h[j] = vj * c + vi * s;
+        }
+        __syncwarp();
+    }
+    if (is_q) {
+        for (int e = lane; e < dim; e += 32) x[e] = from_f32<T>(h[e]);
+    } else {
+        int slot = a.slots[token], kv_head = is_k ? head - a.n_heads : head - a.n_heads - a.n_kv_heads;
+        KV *to = reinterpret_cast<KV *>(a.base + a.page_bytes * (size_t)(slot / a.page_size)) +
+                 (is_k ? a.k_offset : a.v_offset) + kv_head * a.head_stride +
+                 (int64_t)(slot % a.page_size) * dim;
+        for (int e = lane; e < dim; e += 32) to[e] = from_f32<KV>(h[e]);
+    }
+}
+
+template <typename T> static void (*kernel_for(enum llm_dtype kv))(struct rope_job)
+{
+    if (kv == DTYPE_F32) return rope_kernel<T, float>;
+    return kv == DTYPE_F16 ? rope_kernel<T, __half> : rope_kernel<T, __nv_bfloat16>;
+}
+
+llm_status cuda_rope_kv(struct backend *be, const struct rope_kv_args *a)
+{
+    struct cuda_backend *cu = cuda_of(be);
+    const struct kv_cache *kv = a->kv;
+    struct rope_job job = {a->n_tokens,
+                           a->n_heads,
+                           kv->n_kv_heads,
+                           kv->head_dim,
+                           kv->page_size,
+                           a->rotary_dim,
+                           a->rope,
+                           a->qkv,
+                           a->qkv_stride,
+                           a->q_norm,
+                           a->k_norm,
+                           a->rope_table,
+                           a->positions,
+                           a->slots,
+                           static_cast<char *>(kv->base),
+                           kv->page_bytes,
+                           kv_offset(kv, a->layer, 0, 0),
+                           kv_offset(kv, a->layer, 1, 0),
+                           (int64_t)kv->page_size * kv->head_dim};
+    int64_t jobs = (int64_t)a->n_tokens * (a->n_heads + 2 * kv->n_kv_heads);
+    auto kernel = be->act_dtype == DTYPE_F32   ? kernel_for<float>(kv->dtype)
+                  : be->act_dtype == DTYPE_F16 ? kernel_for<__half>(kv->dtype)
+                                               : kernel_for<__nv_bfloat16>(kv->dtype);
+    return cuda_launch(cu, "rope_kv", kernel, dim3((unsigned)((jobs + WARPS - 1) / WARPS)), dim3(32 * WARPS),
+                       0, job);
+}

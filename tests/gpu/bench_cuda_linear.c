@@ -1,0 +1,254 @@
+/* Linear layers on a GPU: for the shapes of Llama-3.1-8B and numbers of rows, microseconds and the rate at
+ * which weights are read or TFLOP/s, by our own kernels and by cuBLASLt, beside the ceilings of this GPU
+ * measured in the same run: a copy in device memory, and a product of 8192 x 8192 matrices.
+ *
+ *   bench_cuda_linear [ROWS…]
+ *
+ * A figure is the least of several replays of a recorded sequence of the same layer on different weights, so
+ * that no weight is in the cache. "step": all linear layers of a decode step, with their norms. */
+
+#define _GNU_SOURCE
+#include "kernels/device.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+    MAX_COPIES = 16,
+    MAX_ROWS = 8192,
+    HIDDEN = 4096,
+    WIDE = 14336,
+    QKV = 6144,
+    VOCABULARY = 128256,
+    LAYERS = 32
+};
+enum path { PATH_AUTO, PATH_LT, PATH_STREAM, PATH_VARIANT = 16 };
+
+struct shape {
+    const char *name;
+    int32_t n_in, n_out;
+    enum linear_epilogue epilogue;
+    int normed, f32_out;
+    int32_t n_copies;
+    struct weight *copy[MAX_COPIES];
+};
+
+static struct backend *be;
+static void *x, *y, *norm_weight;
+static void (*set_path)(struct backend *, int);
+
+static void check(llm_status status, const char *what)
+{
+    if (status == LLM_OK) return;
+    fprintf(stderr, "%s: %s\n", what, be->device->failure(be));
+    exit(1);
+}
+
+static double now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec * 1e-3;
+}
+
+static void wait_all(void)
+{
+    check(be->device->set_mark(be, 0), "mark");
+    check(be->device->wait_mark(be, 0), "waiting");
+}
+
+static struct weight *make_weight(int32_t n_in, int32_t n_out, int gated)
+{
+    static uint64_t state = 1;
+    struct weight *w = NULL;
+    struct llm_error err = {0};
+    struct weight_spec spec = {.n_parts = gated ? 2 : 1, .layout = gated ? WEIGHT_GATED : WEIGHT_PLAIN};
+    for (int i = 0; i < spec.n_parts; i++) {
+        spec.part[i] = (struct tensor){DTYPE_BF16, 2, {n_out / spec.n_parts, n_in}, NULL};
+        spec.random_state[i] = state++ * 0x123456789ABCDEFu;
+        spec.random_deviation[i] = 0.02f;
+    }
+    if (be->weight_create(be, &spec, &w, &err) != LLM_OK) {
+        fprintf(stderr, "%s\n", err.message);
+        exit(1);
+    }
+    return w;
+}
+
+static void run_linear(const struct shape *s, const struct weight *w, int32_t n_rows)
+{
+    const int gated = s->epilogue == LINEAR_GATED;
+    const struct linear_args a = {.n_rows = n_rows,
+                                  .x = x,
+                                  .x_stride = s->n_in,
+                                  .norm = {.kind = s->normed ? NORM_RMS : NORM_NONE,
+                                           .eps = 1e-5f,
+                                           .weight = s->normed ? norm_weight : NULL},
+                                  .w = w,
+                                  .epilogue = s->epilogue,
+                                  .act = gated ? ACT_SILU : ACT_NONE,
+                                  .y = y,
+                                  .y_stride = gated ? s->n_out / 2 : s->n_out,
+                                  .f32_out = s->f32_out};
+    check(be->linear(be, &a), s->name);
+}
+
+/* Least microseconds of what `enqueue` records, over some replays; it is run once before, for tuning. */
+static double time_recorded(void (*enqueue)(void *), void *arg, int n_replays)
+{
+    struct device_recording *r;
+    double least = 1e30;
+    enqueue(arg);
+    check(be->device->record(be), "recording");
+    enqueue(arg);
+    check(be->device->recorded(be, &r), "recording");
+    check(be->device->replay(be, r), "replaying");
+    wait_all();
+    for (int i = 0; i < n_replays; i++) {
+        const double begin = now_us();
+        check(be->device->replay(be, r), "replaying");
+        wait_all();
+        const double us = now_us() - begin;
+        if (us < least) least = us;
+    }
+    be->device->recording_free(be, r);
+    return least;
+}
+
+struct repeat {
+    const struct shape *shape;
+    int32_t n_rows, times;
+};
+
+static void enqueue_shape(void *arg)
+{
+    const struct repeat *r = arg;
+    for (int32_t i = 0; i < r->times; i++)
+        run_linear(r->shape, r->shape->copy[i % r->shape->n_copies], r->n_rows);
+}
+
+static double time_shape(const struct shape *s, int32_t n_rows, int path)
+{
+    const double work_us = 2.0 * s->n_in * s->n_out * (1 / 4.2e6 + n_rows / 7e8);
+    struct repeat r = {s, n_rows, (int32_t)(3000 / work_us) + s->n_copies};
+    set_path(be, path);
+    return time_recorded(enqueue_shape, &r, 4) / r.times;
+}
+
+struct step {
+    struct shape *shapes; /* qkv, o, gate_up, down, head */
+    int32_t n_rows;
+};
+
+static void enqueue_step(void *arg)
+{
+    const struct step *s = arg;
+    for (int layer = 0; layer < LAYERS; layer++)
+        for (int i = 0; i < 4; i++)
+            run_linear(&s->shapes[i], s->shapes[i].copy[layer % s->shapes[i].n_copies], s->n_rows);
+    run_linear(&s->shapes[4], s->shapes[4].copy[0], s->n_rows);
+}
+
+static void enqueue_copy(void *arg)
+{
+    for (int i = 0; i < 4; i++) check(be->kv_copy(be, arg, 0, 1), "copying");
+}
+
+static double copy_ceiling(void) /* TB/s, read and written */
+{
+    struct kv_cache kv = {.page_bytes = (size_t)1 << 30, .n_pages = 2};
+    kv.base = be->alloc(be, 2 * kv.page_bytes);
+    if (!kv.base) exit(1);
+    const double us = time_recorded(enqueue_copy, &kv, 4) / 4;
+    be->free(be, kv.base, 2 * kv.page_bytes);
+    return 2.0 * (double)kv.page_bytes / us * 1e-6;
+}
+
+static double product_ceiling(void) /* TFLOP/s */
+{
+    struct shape s = {.name = "8192", .n_in = 8192, .n_out = 8192, .n_copies = 1};
+    s.copy[0] = make_weight(8192, 8192, 0);
+    struct repeat r = {&s, 8192, 3};
+    set_path(be, PATH_LT);
+    const double us = time_recorded(enqueue_shape, &r, 4) / r.times;
+    be->weight_destroy(be, s.copy[0]);
+    return 2.0 * 8192 * 8192 * 8192 / us * 1e-6;
+}
+
+static void open_device(void)
+{
+    struct llm_error err = {0};
+    const struct backend_limits limits = {.max_rows = MAX_ROWS,
+                                          .max_n = 2 * WIDE,
+                                          .max_seqs = 256,
+                                          .max_model_len = 2048,
+                                          .n_heads = 32,
+                                          .head_dim = 128};
+    if (cuda_backend_open(&(struct cuda_options){.act_dtype = DTYPE_BF16}, &be, &err) != LLM_OK ||
+        be->reserve(be, &limits, &err) != LLM_OK) {
+        fprintf(stderr, "%s\n", err.message);
+        exit(1);
+    }
+    void *plugin = dlopen("libllmlua_cuda.so", RTLD_NOW | RTLD_NOLOAD);
+    *(void **)&set_path = plugin ? dlsym(plugin, "cuda_plugin_linear_path") : NULL;
+    const int64_t n = (int64_t)MAX_ROWS * 2 * WIDE;
+    x = be->alloc(be, (size_t)n * 2);
+    y = be->alloc(be, (size_t)n * 4);
+    norm_weight = be->alloc(be, WIDE * 4);
+    if (!set_path || !x || !y || !norm_weight) exit(1);
+    check(be->device->fill(be, x, DTYPE_BF16, n, 7, 1), "filling");
+    check(be->device->fill(be, norm_weight, DTYPE_F32, WIDE, 8, 1), "filling");
+}
+
+int main(int argc, char **argv)
+{
+    static struct shape shapes[] = {
+        {.name = "qkv", .n_in = HIDDEN, .n_out = QKV, .normed = 1, .n_copies = 12},
+        {.name = "o", .n_in = HIDDEN, .n_out = HIDDEN, .epilogue = LINEAR_ADD, .n_copies = 16},
+        {.name = "gate_up",
+         .n_in = HIDDEN,
+         .n_out = 2 * WIDE,
+         .epilogue = LINEAR_GATED,
+         .normed = 1,
+         .n_copies = 3},
+        {.name = "down", .n_in = WIDE, .n_out = HIDDEN, .epilogue = LINEAR_ADD, .n_copies = 5},
+        {.name = "head", .n_in = HIDDEN, .n_out = VOCABULARY, .normed = 1, .f32_out = 1, .n_copies = 1},
+    };
+    open_device();
+    printf("%s\n", cuda_backend_describe(be));
+    const double copy = copy_ceiling(), product = product_ceiling();
+    printf("copy %.2f TB/s, product %.0f TFLOP/s\n", copy, product);
+    for (int i = 0; i < 5; i++)
+        for (int c = 0; c < shapes[i].n_copies; c++)
+            shapes[i].copy[c] =
+                make_weight(shapes[i].n_in, shapes[i].n_out, shapes[i].epilogue == LINEAR_GATED);
+    const int32_t standard[] = {1, 4, 16, 32, 64, 128, 256, 1024, 4096};
+    const int n_rows = argc > 1 ? argc - 1 : (int)(sizeof standard / sizeof *standard);
+    for (int r = 0; r < n_rows; r++) {
+        const int32_t rows = argc > 1 ? atoi(argv[r + 1]) : standard[r];
+        for (int i = 0; i < 5; i++) {
+            if (shapes[i].f32_out && rows > 512) continue; /* logits are of few rows */
+            const double bytes = 2.0 * shapes[i].n_in * shapes[i].n_out, flop = bytes * rows;
+            const double ours = time_shape(&shapes[i], rows, PATH_AUTO),
+                         lt = time_shape(&shapes[i], rows, PATH_LT);
+            printf("rows %4d %-8s %8.1f us %5.2f TB/s (%3.0f %%) %4.0f TFLOP/s (%3.0f %%)  cuBLASLt %8.1f "
+                   "us, %4.2fx\n",
+                   rows, shapes[i].name, ours, bytes / ours * 1e-6, bytes / ours * 1e-4 / copy,
+                   flop / ours * 1e-6, flop / ours * 1e-4 / product, lt, lt / ours);
+        }
+        if (rows > 512) continue;
+        struct step step = {shapes, rows};
+        set_path(be, PATH_AUTO);
+        const double ours = time_recorded(enqueue_step, &step, 4);
+        set_path(be, PATH_LT);
+        const double lt = time_recorded(enqueue_step, &step, 4);
+        printf(
+            "rows %4d step     %8.1f us                                         cuBLASLt %8.1f us, %4.2fx\n",
+            rows, ours, lt, lt / ours);
+    }
+    be->close(be);
+    return 0;
+}
