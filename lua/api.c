@@ -1,5 +1,7 @@
 #include "api.h"
 
+#include "api_graph.h"
+
 #include <lauxlib.h>
 #include <math.h>
 #include <string.h>
@@ -130,6 +132,7 @@ int luaopen_llm_core(lua_State *L)
     lua_pushstring(L, llm_version());
     lua_setfield(L, -2, "version");
     api_open_engine(L);
+    api_open_graph(L);
     api_open_request(L);
     api_open_tokenizer(L);
     api_open_system(L);

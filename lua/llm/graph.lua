@@ -1,0 +1,103 @@
+-- Sampling policies as graphs: a Lua function over the logits is called once, with values in place of numbers, and
+-- what it did becomes the text of a graph (core/graph/graph.h) that runs without Lua. docs/graph.md.
+
+local functions = require "llm.graph.functions"
+local trace = require "llm.graph.trace"
+local values = require "llm.graph.value"
+
+local M = {}
+
+local Pairs, Automaton = {}, {}
+
+-- A default for a parameter that maps token ids to numbers: graph.pairs{ [5] = -1 }.
+function M.pairs(map)
+  local ids = {}
+  for id, v in pairs(map) do
+    if type(id) ~= "number" or type(v) ~= "number" then
+      error("graph.pairs takes a table from token ids to numbers", 2)
+    end
+    ids[#ids + 1] = id
+  end
+  table.sort(ids)
+  local list = {}
+  for i, id in ipairs(ids) do list[i] = map[id] end
+  return setmetatable({ ids = ids, values = list }, Pairs)
+end
+
+-- A default for a parameter that is an automaton: its tables as made by llm.automaton, 32-bit integers in strings.
+function M.automaton(tables) return setmetatable(tables, Automaton) end
+
+function M.is_automaton(v) return getmetatable(v) == Automaton end
+function M.is_pairs(v) return getmetatable(v) == Pairs end
+
+local function declare(name, default, range)
+  local kind = type(default)
+  if kind == "number" then
+    range = range or {}
+    return { type = "num", initial = default, least = range[1] or -math.huge, most = range[2] or math.huge }
+  elseif kind == "boolean" then
+    return { type = "num", initial = default and 1 or 0, least = 0, most = 1, boolean = true }
+  elseif M.is_automaton(default) then
+    return { type = "automaton" }
+  elseif M.is_pairs(default) then
+    return { type = "pairs" }
+  elseif kind == "table" then
+    return { type = "list" }
+  end
+  trace.fail("parameter %s is a %s by default: a graph takes numbers, true and false, lists of token ids, "
+               .. "graph.pairs and automata", name, kind)
+end
+
+-- p of a graph function: p.name is a node, made when it is first asked for.
+local function parameters(t, defaults, ranges)
+  return setmetatable({}, {
+    __index = function(_, name)
+      if defaults[name] == nil then
+        trace.fail("there is no parameter '%s': the policy's defaults declare them", tostring(name))
+      end
+      local param = t.params[name]
+      if not param then
+        param = declare(name, defaults[name], ranges[name])
+        param.id = t:node("param", param.type, {}, name)
+        t.nodes[param.id].positive = param.type == "num" and param.least > 0
+        t.params[name] = param
+      end
+      if param.boolean then return functions.ne(values.wrap(param.id), 0) end
+      return values.wrap(param.id)
+    end,
+    __newindex = function() trace.fail("parameters cannot be assigned: use a local, or g.state") end,
+  })
+end
+
+local function result_of(f, result)
+  local kind = values.is(result) and values.type(result)
+  if kind == "row" then return "row", values.id(result) end
+  if kind == "num" then return "token", values.id(result) end
+  error({ graph_error = ("%sthe graph function that begins here returned %s; it must return a row (the logits) or a "
+                           .. "token (g.sample)"):format(trace.place_of(f), values.describe(result)) }, 0)
+end
+
+-- Calls f(g, logits, p) once. defaults: the policy's parameters; ranges: name -> { least, most }. Returns the text and the
+-- defaults of its tables, name -> list, pairs or automaton; or nil and a message with the line of f.
+function M.trace(f, defaults, ranges)
+  defaults = defaults or {}
+  local t = trace.new()
+  local outer = values.trace()
+  values.begin(t)
+  local ok, gives, result = xpcall(function()
+    local logits = values.wrap(t:node("logits", "row", {}))
+    local gives, result = result_of(f, f(functions, logits, parameters(t, defaults, ranges or {})))
+    values.check_truths()
+    return gives, result
+  end, function(failure) return values.explain(failure, f) end)
+  values.begin(outer)
+  if not ok then return nil, gives end
+  local text, needed = t:print(gives, result)
+  local tables = {}
+  for name, param in pairs(t.params) do
+    if param.type ~= "num" and needed[param.id] then tables[name] = defaults[name] end
+  end
+  return text, tables
+end
+
+return M
