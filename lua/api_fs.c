@@ -1,5 +1,5 @@
-/* llm.fs: what Lua's own library lacks for keeping files in a shared cache: directories, links, locks between
- * processes, checksums. */
+/* llm.fs: what Lua's own library lacks for keeping files that others use too: directories, links, replacing,
+ * locks between processes, checksums. */
 
 #define _GNU_SOURCE
 #include "api.h"
@@ -8,9 +8,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <lauxlib.h>
+#include <limits.h>
 #include <lualib.h>
 #include <openssl/evp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -107,6 +109,47 @@ static int fs_symlink(lua_State *L)
         if (n < 0 || (size_t)n != strlen(target) || memcmp(present, target, (size_t)n) != 0)
             return fail(L, code, "cannot make the link", path);
     }
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* Writes text to a new file beside `path`, which gets the mode and, if this process may, the owner of `like`.
+ * Returns 0 or errno. name: a template for mkstemp, then the file's name. */
+static int write_like(char *name, const struct stat *like, const char *text, size_t size)
+{
+    int fd = mkostemp(name, O_CLOEXEC);
+    if (fd < 0) return errno;
+    int code = fchmod(fd, like->st_mode & 07777) != 0 ? errno : 0;
+    if (fchown(fd, like->st_uid, like->st_gid) != 0) errno = 0; /* it stays this user's */
+    while (size > 0 && !code) {
+        ssize_t n = write(fd, text, size);
+        if (n < 0 && errno != EINTR) code = errno;
+        if (n > 0) text += n, size -= (size_t)n;
+    }
+    if (!code && fsync(fd) != 0) code = errno;
+    if (close(fd) != 0 && !code) code = errno;
+    if (code) unlink(name);
+    return code;
+}
+
+/* fs.replace(path, text) -> true | nil, message, code. Gives a file a new text: who reads it meanwhile sees
+ * the old one or the new one. A link stays a link: the file it leads to is replaced. Mode and owner stay.
+ * [-0, +1|3, e] */
+static int fs_replace(lua_State *L)
+{
+    size_t size;
+    const char *path = luaL_checkstring(L, 1), *text = luaL_checklstring(L, 2, &size);
+    char target[PATH_MAX], name[PATH_MAX];
+    struct stat st;
+    if (!realpath(path, target) || stat(target, &st) != 0) return fail(L, errno, "cannot replace", path);
+    if (snprintf(name, sizeof name, "%s.XXXXXX", target) >= (int)sizeof name)
+        return fail(L, ENAMETOOLONG, "cannot replace", path);
+    int code = write_like(name, &st, text, size);
+    if (!code && rename(name, target) != 0) {
+        code = errno;
+        unlink(name);
+    }
+    if (code) return fail(L, code, "cannot replace", path);
     lua_pushboolean(L, 1);
     return 1;
 }
@@ -228,9 +271,10 @@ int luaopen_llm_fs(lua_State *L)
     static const luaL_Reg lock_methods[] = {{"close", lock_close}, {NULL, NULL}};
     static const luaL_Reg digest_methods[] = {
         {"update", digest_update}, {"hex", digest_hex}, {"close", digest_close}, {NULL, NULL}};
-    static const luaL_Reg functions[] = {{"stat", fs_stat},       {"mkdir", fs_mkdir},   {"list", fs_list},
-                                         {"symlink", fs_symlink}, {"sync", fs_sync},     {"room", fs_room},
-                                         {"lock", fs_lock},       {"digest", fs_digest}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"stat", fs_stat},       {"mkdir", fs_mkdir}, {"list", fs_list}, {"symlink", fs_symlink},
+        {"sync", fs_sync},       {"room", fs_room},   {"lock", fs_lock}, {"digest", fs_digest},
+        {"replace", fs_replace}, {NULL, NULL}};
     api_new_type(L, API_LOCK, lock_methods, lock_close);
     api_new_type(L, API_DIGEST, digest_methods, digest_close);
     lua_newtable(L);

@@ -22,11 +22,10 @@ end
 -- Adds both to a server. options: log: a file to write lines to, nil: none; skip: set of paths without a line.
 function M.attach(server, options)
   local log, skip = options.log, options.skip or {}
-  server:use(function(req, res, next_layer)
+  server.on_started = function(req)
     req.ctx.began = now()
     req.ctx.peer = log and req:peer()
-    return next_layer(req, res)
-  end)
+  end
   server.on_finished = function(req, why, status, body_bytes)
     local seconds = now() - (req.ctx.began or now())
     if why == "left" and status == 0 then status = 499 end -- nginx's number for it

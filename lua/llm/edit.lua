@@ -3,6 +3,7 @@
 
 local auth = require "llm.auth"
 local etag = require "llm.etag"
+local fs = require "llm.fs"
 local http = require "llm.http"
 local script = require "llm.script"
 
@@ -24,20 +25,6 @@ local function text_of(path)
   return text
 end
 
--- Whoever reads the file meanwhile sees the old text or the new one.
-local function write(path, text)
-  local new = path .. ".new"
-  local file, message = io.open(new, "wb")
-  if not file then return nil, message end
-  local ok
-  ok, message = file:write(text)
-  local closed, why = file:close()
-  if ok and closed then ok, message = os.rename(new, path) end
-  if ok and closed then return true end
-  os.remove(new)
-  return nil, message or why
-end
-
 local function get(manager, req, res)
   local text = text_of(path_of(manager, req))
   res:header("ETag", etag(text)):header("Cache-Control", "no-store"):send(text)
@@ -49,8 +36,8 @@ local function put(manager, req, res)
   local tag = req:header "if-match"
   if not tag then http.error(428, "the header If-Match must be the ETag of the text that was changed") end
   if tag ~= etag(text_of(path)) then http.error(412, ("%s has changed meanwhile; read it again"):format(path)) end
-  local ok, message = write(path, req.body)
-  if not ok then http.error(500, "cannot write the file: " .. message) end
+  local ok, message = fs.replace(path, req.body)
+  if not ok then http.error(500, message) end
   res:header("ETag", etag(req.body))
   manager:answer(res, manager:reload())
 end

@@ -8,6 +8,7 @@ local edit = require "llm.edit"
 local embedded = require "llm.embedded"
 local etag = require "llm.etag"
 local json = require "llm.json"
+local tasks = require "llm.task"
 
 local M = {}
 
@@ -42,9 +43,28 @@ local function file_handler(file)
   end
 end
 
+local MOST_PAGES = 65536 -- that the map shows
+local LOOK = 0.01        -- seconds that the engine has to draw it; in the midst of a step it shows the one before
+
+-- The map of the KV pages in runs: {what, how many, what, how many …}. what: 0 free, 1 kept for prefixes, 2 in use by
+-- several, else by the request of that number. null: there are too many.
+local function kv_map(engine)
+  if engine:info().n_blocks > MOST_PAGES then return json.null end
+  engine.handle:page_map()
+  tasks.sleep(LOOK)
+  local map, runs = engine.handle:page_map(), json.array()
+  local at = 1
+  while at <= #map do
+    local what, first = map:byte(at), at
+    repeat at = at + 1 until map:byte(at) ~= what
+    runs[#runs + 1], runs[#runs + 2] = what, at - first
+  end
+  return runs
+end
+
 local order = { "time", "version", "model", "scripts" }
 
--- GET /admin/state: the model, what the engine does now and has done since it was opened. `time` is in seconds, of a
+-- GET /admin/state: the model, what the engine does now and has done since it was opened, its KV pages. `time` is in seconds, of a
 -- clock for differences. `scripts`: may generations be listed and loaded over HTTP? `generation`: the one that serves.
 local function state_handler(server, engine, opts)
   local info = engine:info()
@@ -52,7 +72,7 @@ local function state_handler(server, engine, opts)
   local model = type(names) == "table" and names[1] or names or engine.model
   local has_keys = opts.api_key_file ~= nil or opts.api_key ~= nil and #opts.api_key > 0
   return function(_, res)
-    local stats = engine:stats()
+    local map, stats = kv_map(engine), engine:stats()
     local manager = server.main.manager
     res:header("Cache-Control", "no-store")
     res:json(json.object({
@@ -60,7 +80,7 @@ local function state_handler(server, engine, opts)
       backend = info.backend, isa = info.isa, threads = info.threads, weight_bytes = info.weight_bytes,
       max_model_len = info.max_model_len, page_tokens = info.block_size, running = stats.n_running,
       waiting = stats.n_waiting, kv_pages = stats.n_blocks, kv_pages_used = stats.n_blocks_used,
-      kv_pages_peak = stats.n_blocks_peak, steps = stats.n_steps, busy_seconds = stats.busy_seconds,
+      kv_pages_peak = stats.n_blocks_peak, kv_map = map, steps = stats.n_steps, busy_seconds = stats.busy_seconds,
       prompt_tokens = stats.n_prompt_tokens, output_tokens = stats.n_output_tokens,
       preemptions = stats.n_preemptions, prefix_queries = stats.n_prefix_queries, prefix_hits = stats.n_prefix_hits,
       scripts = has_keys and manager ~= nil, generation = manager and manager.active.id or json.null,

@@ -341,12 +341,12 @@ local admin_routes = {
 local function admin_handler(manager, path)
   local route = admin_routes[path]
   return route and function(req, res)
+    req.route = path
     local keys = manager.server.active.admin_keys
     if #keys == 0 then
       http.error(403, "hot loading over HTTP needs an API key: start the server with --api-key or --api-key-file")
     end
     auth.layer { keys = keys, open = {} }(req, res, function()
-      req.route = path
       local handler = route[req.method]
       if not handler then http.error(405, ("%s does not take %s"):format(path, req.method)) end
       return handler(manager, res)

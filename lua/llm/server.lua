@@ -120,6 +120,7 @@ local function on_request(main, exchange)
   local record = { server = server, req = req, res = res }
   main.live[exchange] = record
   server.n_requests, server.n_running = server.n_requests + 1, server.n_running + 1
+  if server.on_started then server.on_started(req) end
   local handle = main.admin and main.admin(req.path) or server.handle
   tasks.spawn(handle, finish_request, record, req, res)
 end

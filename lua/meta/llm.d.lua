@@ -266,12 +266,77 @@ function llm.tokenizer(path) end
 ---A server of HTTP; see docs on serving for its routes, requests and responses.
 ---@class llm.Server
 ---@field on_error? fun(failure: any, request: table)
+---@field on_started? fun(request: table)
 ---@field on_finished? fun(request: table, why: string, status: integer, body_bytes: integer)
+local Server = {}
+
+---Adds a handler; it may return a text or a table (JSON) in place of writing. get, post, put, patch, delete, options
+---are the same for one method.
+---@param method string
+---@param path string "/plain", "/v1/models/:id", "/files/*rest"
+---@param handler fun(request: table, response: table): string|table|nil
+function Server:route(method, path, handler) end
+
+---Adds a layer around all routes.
+---@param layer fun(request: table, response: table, next: fun(request: table, response: table))
+function Server:use(layer) end
+
+---Adds a self-test: it raises if something is wrong, before the server serves and before a script loaded anew does.
+---@param test fun(server: llm.Server)
+function Server:self_test(test) end
+
+---Runs the self-tests; in a task.
+function Server:run_self_tests() end
+
+---Sends a request through layers and routes without a socket; in a task.
+---@param method string
+---@param path string
+---@param options? {query?: string, headers?: table<string, string>, body?: string}
+---@return {status: integer, headers: table<string, string>, body: string, broken: boolean}
+function Server:probe(method, path, options) end
+
+---@return integer|true? port, string? message
+function Server:listen() end
+
+---@return string "http://127.0.0.1:8000"
+function Server:url() end
+
+---Stops accepting, lets requests under way finish, then calls done.
+---@param seconds? number at most; nil: as long as they take
+---@param done? fun()
+function Server:drain(seconds, done) end
+
+---Serves until SIGINT or SIGTERM. A file that changed, SIGHUP and POST /admin/reload load the script anew.
+---@param ready? fun() called when it listens, not in later loads
+function Server:run(ready) end
+
+---@return table connections and exchanges
+function Server:stats() end
+
+function Server:close() end
 
 ---Makes a server; it listens with listen() or run().
 ---@param options? table host, port (8000; 0: any), unix, ssl_certfile, ssl_keyfile, workers (1), shutdown_delay, shutdown_timeout, max_body …
 ---@return llm.Server
 function llm.server(options) end
+
+---require "llm.openai": the OpenAI API as handlers of a server, over an engine and the options of openai.options.
+---@class llm.openai
+---@field options llm.OptionEntry[] for llm.options
+---@field completions fun(engine: llm.Engine, options?: table): function POST /v1/completions
+---@field chat fun(engine: llm.Engine, options?: table): function POST /v1/chat/completions
+---@field responses fun(engine: llm.Engine, options?: table): function POST /v1/responses
+---@field models fun(engine: llm.Engine, options?: table): function GET /v1/models, /v1/models/*id
+---@field tokenize fun(engine: llm.Engine, options?: table): function
+---@field detokenize fun(engine: llm.Engine, options?: table): function
+---@field live fun(): function GET /health: the process is alive
+---@field ready fun(engine: llm.Engine, server: llm.Server): function GET /ready: it should get requests
+---@field version fun(): function
+---@field load fun(engine: llm.Engine, server: llm.Server): function
+---@field page fun(server: llm.Server, engine: llm.Engine, options?: table) adds the page at / with GET /admin/state (the engine's model, counters and KV pages) and GET and PUT /admin/file (the server's script, with a key)
+---@field server_options fun(options: table): table what llm.server takes of them
+---@field protect fun(server: llm.Server, options: table) adds access log, request ids, CORS, API keys, deadlines
+---@field deadline fun(seconds: number): function a layer
 
 ---Sends a request over HTTP; in a task the others run meanwhile. Any status is an answer.
 ---@param url string

@@ -235,16 +235,22 @@ class State(Page):
         self.send("Write a very long story about the sea.")
         self.wait(lambda: self.text("#batch-text") == "1 · 0", "the request is seen running")
         self.wait(lambda: not self.text("#kv-text").startswith("0 of"), "its pages are seen")
-        self.wait(lambda: int(self.text("#rate-text").split(" · ")[0]) > 0, "its tokens are counted")
-        drawn = self.browser.execute_script("""
+        coloured = """
             const canvas = document.querySelector('#kv');
-            const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
-            return new Set(new Uint32Array(pixels.buffer)).size""")
-        self.assertGreater(drawn, 1)
+            const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', { willReadFrequently: true });
+            copy.drawImage(canvas, 0, 0);
+            const pixels = copy.getImageData(0, 0, canvas.width, canvas.height).data;
+            for (let i = 0; i < pixels.length; i += 4) {
+              const [r, g, b, a] = pixels.slice(i, i + 4);
+              if (a === 255 && Math.max(r, g, b) - Math.min(r, g, b) > 90) return true;
+            }
+            return false"""
+        self.wait(lambda: self.browser.execute_script(coloured), "they are drawn in their request's colour")
+        self.wait(lambda: int(self.text("#rate-text").split(" · ")[0]) > 0, "its tokens are counted")
         self.find("#stop-reply").click()
         self.wait(lambda: self.text("#batch-text") == "0 · 0")
         self.wait(lambda: self.text("#kv-text").startswith("0 of"))
-        self.assertIn("free", self.text("#kv-note"))
+        self.assertRegex(self.text("#kv-note"), r"0 in use, coloured by request; [1-9]\d* kept for prefixes; \d+ free")
         self.assert_quiet()
 
     def test_dark_and_light(self):

@@ -60,6 +60,14 @@ describe("llm.d.lua", function()
     assert.same(sorted(exported(tokenizers.Tokenizer)), sorted(functions_of("Tokenizer")))
   end)
 
+  it("declares servers and llm.openai", function()
+    local Server = require("llm.server").Server
+    local declared = functions_of "Server"
+    for _, method in ipairs { "get", "post", "put", "patch", "delete", "options" } do declared[method] = true end
+    assert.same(sorted(exported(Server)), sorted(declared))
+    assert.same(sorted(exported(require "llm.openai")), sorted(fields_of "llm.openai"))
+  end)
+
   it("declares llm.json and llm.table", function()
     local declared = functions_of("json")
     declared.null = true

@@ -325,7 +325,7 @@ $('key').addEventListener('click', async () => {
 
 const POLL_MS = 1000;
 const N_SAMPLES = 120;
-const MAX_CELLS = 480;
+const MAP_HEIGHT = 120, LEAST_CELL = 3;  // CSS pixels
 const samples = [];  // of the last two minutes: {running, waiting, output, prompt}
 let previous = null; // the state before, to tell rates
 let timer = null;
@@ -360,27 +360,45 @@ function drawGraph(canvas, names) {
   });
 }
 
-// A cell for so many pages: in use, once in use, free. Which page is which the engine does not say, so cells are
-// filled by number.
-function drawPages(canvas, { kv_pages: n, kv_pages_used: used, kv_pages_peak: peak, page_tokens: tokens }) {
-  const each = Math.max(1, Math.ceil(n / MAX_CELLS)), cells = Math.ceil(n / each);
-  const columns = Math.min(cells, 40), size = canvas.clientWidth / columns;
-  canvas.style.height = `${Math.ceil(cells / columns) * Math.min(size, 24)}px`;
-  const { context } = clear(canvas);
-  const step = Math.min(size, 24);
-  for (let i = 0; i < cells; i++) {
-    const x = i % columns * size, y = Math.floor(i / columns) * step;
-    const part = amount => Math.max(0, Math.min(1, (amount - i * each) / each)) * (size - 1);
-    context.fillStyle = color('--free');
-    context.fillRect(x, y, size - 1, step - 1);
-    context.globalAlpha = 0.3;
-    context.fillStyle = color('--one');
-    context.fillRect(x, y, part(peak), step - 1);
-    context.globalAlpha = 1;
-    context.fillRect(x, y, part(used), step - 1);
+// What the pages hold, a number each; of an engine with too many pages only how many are in use.
+const FREE = 0, CACHED = 1, SHARED = 2;
+
+function pagesOf({ kv_map: runs, kv_pages: n, kv_pages_used: used }) {
+  const pages = new Uint8Array(n);
+  let at = 0;
+  for (let i = 0; i < (runs ?? [SHARED, used]).length; i += 2) {
+    const [what, count] = (runs ?? [SHARED, used]).slice(i, i + 2);
+    pages.fill(what, at, at += count);
   }
-  $('kv-note').textContent = `A cell is ${each === 1 ? 'a page' : `${each} pages`} of ${tokens} tokens, filled by number: `
-    + `${used} in use, at most ${peak} so far, ${n - used} free or kept for prefixes.`;
+  return pages;
+}
+
+function pageColor(what) {
+  if (what === FREE) return color('--free');
+  if (what === CACHED) return color('--kept');
+  if (what === SHARED) return color('--two');
+  return `hsl(${what * 137 % 360} 60% 55%)`;  // neighbours in number differ most
+}
+
+// A cell for a page, or for some in a row, of which it shows what is in use before what is kept.
+function drawPages(canvas, state) {
+  const pages = pagesOf(state), width = canvas.clientWidth;
+  const most = Math.floor(width / LEAST_CELL) * Math.floor(MAP_HEIGHT / LEAST_CELL);
+  const each = Math.max(1, Math.ceil(pages.length / most)), cells = Math.ceil(pages.length / each);
+  const size = Math.min(24, Math.max(LEAST_CELL, Math.floor(Math.sqrt(width * MAP_HEIGHT / cells))));
+  const columns = Math.floor(width / size);
+  canvas.style.height = `${Math.ceil(cells / columns) * size}px`;
+  const { context } = clear(canvas);
+  for (let i = 0; i < cells; i++) {
+    let what = FREE;
+    for (let page = i * each; page < Math.min(pages.length, (i + 1) * each); page++) what = Math.max(what, pages[page]);
+    context.fillStyle = pageColor(what);
+    context.fillRect(i % columns * size, Math.floor(i / columns) * size, size - 1, size - 1);
+  }
+  const kept = pages.reduce((sum, what) => sum + (what === CACHED), 0);
+  const used = state.kv_pages_used, free = Math.max(0, pages.length - used - kept);
+  $('kv-note').textContent = `A cell is ${each === 1 ? 'a page' : `${each} pages`} of ${state.page_tokens} tokens. `
+    + `${used} in use, coloured by request; ${kept} kept for prefixes; ${free} free. At most ${state.kv_pages_peak} were in use.`;
 }
 
 const bytes = n => n >= 2 ** 30 ? `${(n / 2 ** 30).toFixed(1)} GiB` : `${(n / 2 ** 20).toFixed(0)} MiB`;
