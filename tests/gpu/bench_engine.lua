@@ -1,0 +1,100 @@
+-- The engine on a GPU, a figure a row: decode steps at several batch sizes and depths, prefill, offline throughput.
+-- Prompts are random token ids; prefixes are not shared between repetitions unless the row says so.
+local llm = require "llm"
+local opts = llm.options(arg, {
+  { name = "config", type = "path", help = "directory with a config.json" },
+  { name = "quick", type = "boolean", initial = false, help = "the rows that say most" },
+  { name = "rows", type = "string", many = true, help = "decode, prefill, offline", default = "all" },
+  { name = "json", type = "boolean", initial = false, help = "print one object a line" },
+})
+opts.model, opts.load_format, opts.skip_tokenizer_init = opts.config, "dummy", true
+opts.max_model_len = opts.max_model_len or 33000
+math.randomseed(1)
+local began = llm.now()
+local engine = llm.engine(opts)
+local info = engine:info()
+
+local function random_ids(n)
+  local ids = {}
+  for i = 1, n do ids[i] = math.random(0, info.vocab_size - 1) end
+  return ids
+end
+
+local function generate(prompts, n, more)
+  local params = { temperature = 0, max_tokens = n, ignore_eos = true, detokenize = false }
+  for k, v in pairs(more or {}) do params[k] = v end
+  local start = llm.now()
+  local outputs = engine:generate(prompts, params, { progress = false })
+  return outputs, llm.now() - start
+end
+
+local function report(name, value, unit, ...)
+  if opts.json then
+    print(llm.json.encode{ name = name, value = value, unit = unit })
+  else
+    print(("%-34s %9.2f %s  %s"):format(name, value, unit, table.concat({ ... }, "  ")))
+  end
+  io.flush()
+end
+
+local function wanted(row)
+  if not opts.rows then return true end
+  for _, r in ipairs(opts.rows) do if r == row then return true end end
+  return false
+end
+
+generate({ random_ids(8) }, 2)
+report("start to first tokens", llm.now() - began, "s", info.isa)
+
+-- Milliseconds a decode step: the time between two tokens, when all sequences decode. Prompts are read first, in a
+-- call of their own, and found in the prefix cache.
+local function decode(batch, depth, more, label)
+  local prompts = {}
+  for i = 1, batch do prompts[i] = random_ids(depth) end
+  generate(prompts, 2)
+  local n, best = 64, math.huge
+  for _ = 1, 2 do
+    local outputs = generate(prompts, n, more)
+    local from, to = 0, math.huge
+    for _, o in ipairs(outputs) do
+      from = math.max(from, o.metrics.first_token_time)
+      to = math.min(to, o.metrics.finished_time)
+    end
+    best = math.min(best, (to - from) / (n - 1) * 1e3)
+  end
+  local bytes = info.weight_bytes + batch * (depth + n / 2) * info.kv_bytes_per_token
+  report(("decode b%d at %d%s"):format(batch, depth, label or ""), best, "ms",
+    ("%.0f tok/s"):format(batch / best * 1e3), ("%.2f TB/s"):format(bytes / best / 1e9))
+end
+
+if wanted "decode" then
+  for _, batch in ipairs(opts.quick and { 1, 16, 64 } or { 1, 2, 4, 8, 16, 32, 64, 128, 256 }) do decode(batch, 1024) end
+  decode(64, 8192)
+  decode(128, 1024, { temperature = 0.8, top_k = 50, top_p = 0.95 }, " top-k 50 top-p 0.95")
+end
+
+if wanted "prefill" then
+  for _, n in ipairs(opts.quick and { 1024, 8192 } or { 1024, 4096, 8192, 16384, 30000 }) do
+    generate({ random_ids(n) }, 1)
+    local best = math.huge
+    for _ = 1, 3 do
+      local outputs = generate({ random_ids(n) }, 1)
+      best = math.min(best, outputs[1].metrics.time_to_first_token)
+    end
+    report(("prefill %d"):format(n), best * 1e3, "ms", ("%.0f tok/s"):format(n / best))
+  end
+end
+
+local function offline(requests, n_in, n_out)
+  local prompts = {}
+  for i = 1, requests do prompts[i] = random_ids(n_in) end
+  local _, seconds = generate(prompts, n_out)
+  report(("offline %d x (%d, %d)"):format(requests, n_in, n_out), seconds, "s",
+    ("%.0f tok/s in all"):format(requests * (n_in + n_out) / seconds))
+end
+
+if wanted "offline" then
+  offline(256, 512, 256)
+  if not opts.quick then offline(1000, 1024, 128) end
+end
+engine:close()

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Logits of small random models of every family against transformers on the same GPU.
+
+usage: check_models.py LLMLUA LOGITS_LUA [NAME...]      prints a row a model; the exit code says whether all are close
+"""
+import json, os, subprocess, sys, tempfile
+import torch, transformers
+
+llmlua, script = sys.argv[1:3]
+names = sys.argv[3:]
+VOCAB = 512
+DEVICE = os.environ.get("LLMLUA_DEVICE", "cuda")  # "cpu" checks this script where there is no GPU
+torch.manual_seed(0)
+transformers.utils.logging.disable_progress_bar()
+torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def config(cls, **more):
+    base = dict(vocab_size=VOCAB, hidden_size=256, intermediate_size=704, num_hidden_layers=3, num_attention_heads=8,
+                num_key_value_heads=2, max_position_embeddings=32768, bos_token_id=1, eos_token_id=2,
+                initializer_range=0.05)
+    base.update(more)
+    return cls(**base)
+
+
+T = transformers
+MODELS = {
+    "llama": lambda: config(T.LlamaConfig, head_dim=32),
+    "llama3": lambda: config(T.LlamaConfig, head_dim=128, num_attention_heads=4, num_key_value_heads=1, rope_theta=5e5,
+                             tie_word_embeddings=True),
+    "llama_mha": lambda: config(T.LlamaConfig, head_dim=80, num_attention_heads=4, num_key_value_heads=4),
+    "llama_bias": lambda: config(T.LlamaConfig, head_dim=64, attention_bias=True, mlp_bias=True),
+    "mistral": lambda: config(T.MistralConfig, head_dim=64, sliding_window=100),
+    "qwen2": lambda: config(T.Qwen2Config),
+    "qwen3": lambda: config(T.Qwen3Config, head_dim=96),
+}
+
+
+def randomize(model):
+    """Biases and norms that are all zeros or ones would hide a mistake."""
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("bias"):
+                p.normal_(0, 0.1)
+            elif "norm" in name:
+                p.normal_(1, 0.1)
+
+
+def ours(path, dtype, requests):
+    text = "".join(json.dumps(r) + "\n" for r in requests)
+    run = subprocess.run([llmlua, script, "--model", path, "--device", DEVICE, "--dtype", dtype, "--max-model-len", "32768",
+                          "--max-num-seqs", "16", "--kv-cache-memory", "2GiB"], input=text, capture_output=True,
+                         text=True)
+    if run.returncode:
+        raise SystemExit("%s: %s" % (path, run.stderr[-2000:]))
+    return [torch.tensor([float(x) for x in line.split()]) for line in run.stdout.splitlines()]
+
+
+def compare(name, dtype, model, path):
+    torch_dtype = getattr(torch, dtype)
+    model = model.to(torch_dtype).to(DEVICE).eval()
+    generator = torch.Generator().manual_seed(1)
+    lengths = [(1, True), (2, True), (63, True), (65, True), (300, True), (2000, False), (30000, False)][:4 if DEVICE == "cpu" else None]
+    requests = [dict(ids=torch.randint(3, VOCAB, (n,), generator=generator).tolist(), all=everything)
+                for n, everything in lengths]
+    rows = ours(path, dtype, requests)
+    worst = kl_sum = 0.0
+    flips = total = at = 0
+    with torch.no_grad():
+        for r in requests:
+            out = model(torch.tensor([r["ids"]]).to(DEVICE), logits_to_keep=0 if r["all"] else 1).logits[0].float()
+            want = torch.log_softmax(out, -1).cpu()
+            got = torch.stack(rows[at:at + len(want)])
+            at += len(want)
+            kl = (want.exp() * (want - got)).sum(-1)
+            kl_sum += kl.sum().item()
+            worst = max(worst, ((want - got).abs().max() / want.abs().max()).item())
+            top = want.topk(2).values
+            differs = want.argmax(-1) != got.argmax(-1)
+            near = top[:, 0] - top[:, 1] < (0.1 if dtype != "float32" else 1e-3)
+            flips += int((differs & ~near).sum())
+            total += len(want)
+    good = flips == 0 and (worst <= 1e-3 if dtype == "float32" else kl_sum / total <= 1e-3)
+    print("%-12s %-9s %5d positions  mean KL %.1e  relative %.1e  top-1 flips %d  %s" %
+          (name, dtype, total, kl_sum / total, worst, flips, "ok" if good else "NOT CLOSE"), flush=True)
+    return good
+
+
+good = True
+for name, make in MODELS.items():
+    if names and name not in names:
+        continue
+    for dtype in ("float32", "bfloat16"):
+        with tempfile.TemporaryDirectory() as path:
+            cfg = make()
+            cfg._attn_implementation = "sdpa"
+            model = T.AutoModelForCausalLM.from_config(cfg)
+            randomize(model)
+            model.to(getattr(torch, dtype)).save_pretrained(path)
+            good = compare(name, dtype, model, path) and good
+print("models: %s" % ("ok" if good else "FAILED"))
+sys.exit(0 if good else 1)
