@@ -22,7 +22,7 @@ cp scripts/dev/gpu-check.sh "$dir/scripts/dev/"
 if [ $tests = 1 ]; then
   mkdir -p "$dir/tests"
   cp build/gpu/test_* build/bench_cuda_* "$dir/bin/"
-  cp -r tests/gpu/*.py tests/gpu/shapes "$dir/tests/"
+  cp -r tests/gpu/*.py tests/gpu/*.lua tests/gpu/shapes "$dir/tests/"
 fi
 
 # Of what the programs load, the C and C++ run-time libraries and the driver's and CUDA's stay behind.
