@@ -100,7 +100,7 @@ static __device__ __forceinline__ int bin_of(float d)
 
 static __device__ double bin_mass(const struct scratch *s, int bin)
 {
-    return (double)s->mass[bin] * (double)mass_unit * (double)__expf(-(float)bin * bin_width);
+    return (double)s->mass[bin] * (double)mass_unit * (double)expf(-(float)bin * bin_width);
 }
 
 /* Elements with x >= least, by bin. Weights of the last bin are below 2^-46 and counted as its top. */
@@ -114,7 +114,7 @@ static __device__ void histogram(const float *x, int n, float max, float inverse
         float d = (max - v) * inverse;
         int b = bin_of(d);
         atomicAdd(&s->count[b], 1u);
-        float w = b == N_BINS - 1 ? 0 : __expf((float)b * bin_width - d);
+        float w = b == N_BINS - 1 ? 0 : expf((float)b * bin_width - d);
         atomicAdd(&s->mass[b], (uint32_t)rintf(w * (1.0f / mass_unit)));
     });
     __syncthreads();
@@ -207,7 +207,7 @@ static __device__ float threshold_in_bin(double missing, int by_count, float max
         double larger = 0;
         for (int j = 0; j < n; j++)
             if (s->gathered[j] > v)
-                larger += by_count ? 1.0 : (double)__expf((s->gathered[j] - max) * inverse);
+                larger += by_count ? 1.0 : (double)expf((s->gathered[j] - max) * inverse);
         if (larger < missing) smallest = fminf(smallest, v);
     }
     for (int d = 16; d > 0; d /= 2) smallest = fminf(smallest, __shfl_xor_sync(~0u, smallest, d));
@@ -223,7 +223,7 @@ static __device__ float find_threshold(const float *x, int n, float max, const s
                                        struct scratch *s)
 {
     float inverse = 1 / r->temperature;
-    float least = r->min_p > 0 ? max + r->temperature * __logf(r->min_p) : -FLT_MAX;
+    float least = r->min_p > 0 ? max + r->temperature * logf(r->min_p) : -FLT_MAX;
     int by_k = r->top_k > 0 && r->top_k < n;
     if (by_k || r->top_p < 1) histogram(x, n, max, inverse, least, s);
     if (by_k) {
@@ -257,7 +257,7 @@ static __device__ int draw(const float *x, int n, float max, float inverse, floa
         end = min(begin + run, n);
     double sum = 0;
     for (int i = begin + lane; i < end; i += 32)
-        if (x[i] >= least) sum += (double)__expf((x[i] - max) * inverse);
+        if (x[i] >= least) sum += (double)expf((x[i] - max) * inverse);
     for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
     __syncthreads();
     if (lane == 0) s->warp_d[warp] = sum;
@@ -280,7 +280,7 @@ static __device__ int draw(const float *x, int n, float max, float inverse, floa
         for (int base = begin; base < end; base += 32) {
             int i = base + lane;
             int keep = i < end && x[i] >= least;
-            double w = keep ? (double)__expf((x[i] - max) * inverse) : 0, upto = w;
+            double w = keep ? (double)expf((x[i] - max) * inverse) : 0, upto = w;
             for (int d = 1; d < 32; d *= 2) {
                 double o = __shfl_up_sync(~0u, upto, d);
                 if (lane >= d) upto += o;
