@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include <unistd.h>
 
 static const struct embedded_file *find_embedded(const char *path)
 {
@@ -139,6 +140,24 @@ static void keep_globals(lua_State *L)
     lua_pop(L, 2);
 }
 
+/* Modules that lie beside the program, as in a bundle, are found after all others: bin/llmlua,
+ * share/lua/5.1/NAME.lua. [-0, +0, m] */
+static void add_own_path(lua_State *L)
+{
+    char exe[1024];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    if (n <= 0) return;
+    exe[n] = 0;
+    char *slash = strrchr(exe, '/');
+    if (!slash) return;
+    *slash = 0;
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "path");
+    lua_pushfstring(L, "%s;%s/../share/lua/5.1/?.lua", lua_tostring(L, -1), exe);
+    lua_setfield(L, -3, "path");
+    lua_pop(L, 2);
+}
+
 static void wrap_os_exit(lua_State *L)
 {
     lua_getglobal(L, "os");
@@ -158,6 +177,7 @@ static int open_all(lua_State *L)
     preload(L, "llm.crew", luaopen_llm_crew);
     preload(L, "llm.embedded", open_embedded);
     install_loader(L);
+    add_own_path(L);
     wrap_os_exit(L);
     keep_globals(L);
     return 0;

@@ -25,6 +25,12 @@ if [ $tests = 1 ]; then
   cp -r tests/gpu/*.py tests/gpu/*.lua tests/gpu/shapes "$dir/tests/"
 fi
 
+# Lua modules of the distribution that the library needs.
+mkdir -p "$dir/share/lua/5.1"
+for module in dkjson; do
+  cp "$(build/llmlua -e "print(assert(package.searchpath('$module', package.path)))")" "$dir/share/lua/5.1/"
+done
+
 # Of what the programs load, the C and C++ run-time libraries and the driver's and CUDA's stay behind.
 needed() { ldd "$@" 2>/dev/null | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p' | sort -u |
   grep -vE '/(ld-linux|libc|libm|libdl|librt|libpthread|libgcc_s|libstdc\+\+|libcublas|libcublasLt|libcuda|libnvrtc|libnccl)[-.0-9]*\.so'; }
