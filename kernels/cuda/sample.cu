@@ -2,9 +2,10 @@
  * w = exp((x - max) / temperature), those at least as large as min_p, as the k-th largest and as the one that
  * completes top_p of the mass are kept; the token is where their running sum in order of ids passes u of it.
  *
- * Thresholds come from a histogram over d = (max - x) / temperature. Counts are exact. The mass of a bin is
+ * Thresholds come from histograms over d = (max - x) / temperature. Counts are exact. The mass of a bin is
  * summed in integers of 2^-14 of the bin's largest weight, so that it does not depend on the order of the
- * atomics. The elements of the one bin that a threshold falls into are gathered and ranked exactly. */
+ * atomics. The bin that a threshold falls into is divided again while it holds more than can be gathered;
+ * then its elements are gathered and ranked exactly. */
 
 #include "kernels/cuda/cuda.cuh"
 
@@ -17,11 +18,27 @@ extern "C" {
 enum {
     THREADS = 1024,
     N_WARPS = THREADS / 32,
-    N_BINS = 2048, /* of width BIN_WIDTH; the last one has no lower end */
-    MOST_IN_BIN = 2048,
+    N_BINS = 2048,
+    MOST_IN_BIN = 2048, /* gathered */
+    MOST_LEVELS = 3,    /* a bin of the third is narrower than floats are apart, but near 0 */
 };
-static __device__ const float bin_width = 1.0f / 64;
+static __device__ const float first_scale =
+    64; /* bins for a unit of d; the first level's last bin has no end */
 static __device__ const float mass_unit = 1.0f / 16384;
+
+/* Bins from d0 on, `scale` of them a unit of d. */
+struct level {
+    float d0, scale;
+    int bin; /* the one that was divided further */
+};
+
+/* What a row's passes have in common. */
+struct row {
+    const float *x;
+    int n;
+    float max, inverse; /* 1 / temperature */
+    float least;        /* only elements x >= least count */
+};
 
 struct scratch {
     uint32_t count[N_BINS], mass[N_BINS];
@@ -29,9 +46,9 @@ struct scratch {
     float warp_f[N_WARPS];
     int warp_i[N_WARPS];
     double warp_d[N_WARPS];
-    double mass_before; /* of bins before the one found */
+    struct level level[MOST_LEVELS];
+    double mass_before; /* of the bins before the one found, on this level */
     int bin, count_before, n_gathered;
-    float threshold;
     int token;
 };
 
@@ -93,28 +110,38 @@ template <typename F> static __device__ __forceinline__ void each(const float *x
     for (int i = 4 * n4 + threadIdx.x; i < n; i += THREADS) f(i, x[i]);
 }
 
-static __device__ __forceinline__ int bin_of(float d)
+static __device__ __forceinline__ int bin_of(const struct level *l, float d)
 {
-    return min((int)(d * (1.0f / bin_width)), N_BINS - 1);
+    return max(0, min((int)((d - l->d0) * l->scale), N_BINS - 1));
 }
 
-static __device__ double bin_mass(const struct scratch *s, int bin)
+/* 1 if each level above has put it into the bin that was divided further. */
+static __device__ __forceinline__ int is_inside(const struct scratch *s, int n_levels, float d)
 {
-    return (double)s->mass[bin] * (double)mass_unit * (double)expf(-(float)bin * bin_width);
+    int inside = 1;
+    for (int l = 0; l < n_levels; l++) inside &= bin_of(&s->level[l], d) == s->level[l].bin;
+    return inside;
 }
 
-/* Elements with x >= least, by bin. Weights of the last bin are below 2^-46 and counted as its top. */
-static __device__ void histogram(const float *x, int n, float max, float inverse, float least,
-                                 struct scratch *s)
+static __device__ float bin_top(const struct level *l, int bin)
 {
-    for (int b = threadIdx.x; b < N_BINS; b += THREADS) s->count[b] = s->mass[b] = 0;
+    return expf(-(l->d0 + (float)bin / l->scale));
+}
+
+/* The elements that lie inside all levels above, by bins of this one. What is beyond the first level's bins
+ * weighs less than 2^-46 and is counted only. */
+static __device__ void histogram(const struct row *r, int level, struct scratch *s)
+{
     __syncthreads();
-    each(x, n, [&](int, float v) {
-        if (!(v >= least)) return;
-        float d = (max - v) * inverse;
-        int b = bin_of(d);
+    for (int b = threadIdx.x; b < N_BINS; b += THREADS) s->count[b] = s->mass[b] = 0;
+    struct level now = s->level[level];
+    __syncthreads();
+    each(r->x, r->n, [&](int, float v) {
+        float d = (r->max - v) * r->inverse;
+        if (!(v >= r->least) || !is_inside(s, level, d)) return;
+        int b = bin_of(&now, d);
         atomicAdd(&s->count[b], 1u);
-        float w = b == N_BINS - 1 ? 0 : expf((float)b * bin_width - d);
+        float w = level == 0 && b == N_BINS - 1 ? 0 : expf(now.d0 + (float)b / now.scale - d);
         atomicAdd(&s->mass[b], (uint32_t)rintf(w * (1.0f / mass_unit)));
     });
     __syncthreads();
@@ -122,127 +149,132 @@ static __device__ void histogram(const float *x, int n, float max, float inverse
 
 /* Walks the bins from the largest weights on until `target` is reached, by count or by mass, and leaves in s
  * the bin where that is, with what lies before it. One warp does it: N_BINS / 32 bins a lane. */
-static __device__ void find_bin(double target, int by_count, struct scratch *s)
+static __device__ void find_bin(const struct level *level, double target, int by_count, struct scratch *s)
 {
     const int each_lane = N_BINS / 32;
     if (threadIdx.x < 32) {
-        int first = threadIdx.x * each_lane;
-        double own = 0, mass = 0;
-        int count = 0;
+        int first = threadIdx.x * each_lane, count = 0;
+        double mass = 0;
         for (int b = first; b < first + each_lane; b++) {
+            if (!s->count[b]) continue;
             count += (int)s->count[b];
-            mass += bin_mass(s, b);
+            mass += (double)s->mass[b] * (double)(mass_unit * bin_top(level, b));
         }
-        own = by_count ? (double)count : mass;
-        double upto = own, mass_upto = mass;
+        double mass_upto = mass;
         int count_upto = count;
         for (int d = 1; d < 32; d *= 2) {
-            double o = __shfl_up_sync(~0u, upto, d), m = __shfl_up_sync(~0u, mass_upto, d);
+            double m = __shfl_up_sync(~0u, mass_upto, d);
             int c = __shfl_up_sync(~0u, count_upto, d);
             if (threadIdx.x >= (unsigned)d) {
-                upto += o;
                 mass_upto += m;
                 count_upto += c;
             }
         }
-        unsigned reached = __ballot_sync(~0u, upto >= target);
+        unsigned reached = __ballot_sync(~0u, (by_count ? (double)count_upto : mass_upto) >= target);
         /* Rounding may leave all of them a little short of the mass: then it is the last that has any. */
         unsigned any = __ballot_sync(~0u, count > 0);
         int lane = reached ? __ffs((int)reached) - 1 : 31 - __clz((int)any);
         if ((int)threadIdx.x == lane) {
-            double before = upto - own, m = mass_upto - mass;
-            int c = count_upto - count, last = first, found = 0;
-            double last_m = m;
-            int last_c = c;
+            double m = mass_upto - mass;
+            int c = count_upto - count, found = 0;
             for (int b = first; b < first + each_lane && !found; b++) {
                 if (!s->count[b]) continue;
-                last = b;
-                last_m = m;
-                last_c = c;
-                double amount = by_count ? (double)s->count[b] : bin_mass(s, b);
-                found = before + amount >= target;
-                before += amount;
-                m += bin_mass(s, b);
+                s->bin = b;
+                s->mass_before = m;
+                s->count_before = c;
+                m += (double)s->mass[b] * (double)(mass_unit * bin_top(level, b));
                 c += (int)s->count[b];
+                found = (by_count ? (double)c : m) >= target;
             }
-            s->bin = last;
-            s->mass_before = last_m;
-            s->count_before = last_c;
         }
     }
     __syncthreads();
 }
 
-/* The elements of the bin found that are at least `least`; more than there is room for are left out. */
-static __device__ void gather_bin(const float *x, int n, float max, float inverse, float least,
-                                  struct scratch *s)
+/* The elements inside `n_levels` levels; more than there is room for are counted only. */
+static __device__ void gather_inside(const struct row *r, int n_levels, struct scratch *s)
 {
     if (threadIdx.x == 0) s->n_gathered = 0;
     __syncthreads();
-    int bin = s->bin;
-    each(x, n, [&](int, float v) {
-        if (!(v >= least) || bin_of((max - v) * inverse) != bin) return;
+    each(r->x, r->n, [&](int, float v) {
+        if (!(v >= r->least) || !is_inside(s, n_levels, (r->max - v) * r->inverse)) return;
         int i = atomicAdd(&s->n_gathered, 1);
         if (i < MOST_IN_BIN) s->gathered[i] = v;
     });
     __syncthreads();
 }
 
-/* The value of the gathered at which the walk from the largest down reaches what is missing. An element's
- * standing is what is larger; equal ones stand and fall together. A bin with more elements than were gathered
- * (a row of equal logits, say) is kept whole: its weights differ by less than 2 percent. */
-static __device__ float threshold_in_bin(double missing, int by_count, float max, float inverse, float least,
-                                         struct scratch *s)
+/* The smallest over the block. */
+static __device__ float block_min(float v, struct scratch *s)
 {
-    if (threadIdx.x == 0) s->threshold = s->n_gathered > MOST_IN_BIN ? least : FLT_MAX;
+    for (int d = 16; d > 0; d /= 2) v = fminf(v, __shfl_xor_sync(~0u, v, d));
     __syncthreads();
-    int n = s->n_gathered;
-    if (n > MOST_IN_BIN) {
-        float lowest = max - (float)(s->bin + 1) * bin_width / inverse;
-        return s->bin == N_BINS - 1 || lowest < least ? least : lowest;
-    }
+    if (threadIdx.x % 32 == 0) s->warp_f[threadIdx.x / 32] = v;
+    __syncthreads();
+    for (int w = 0; w < N_WARPS; w++) v = fminf(v, s->warp_f[w]);
+    return v;
+}
+
+/* The gathered element at which the walk from the largest down reaches `missing`. Equal ones stand and fall
+ * together: an element belongs to the walk if what is larger does not complete it. */
+static __device__ float rank_gathered(const struct row *r, double missing, int by_count, struct scratch *s)
+{
     float smallest = FLT_MAX;
+    int n = min(s->n_gathered, (int)MOST_IN_BIN);
     for (int i = threadIdx.x; i < n; i += THREADS) {
         float v = s->gathered[i];
         double larger = 0;
         for (int j = 0; j < n; j++)
             if (s->gathered[j] > v)
-                larger += by_count ? 1.0 : (double)expf((s->gathered[j] - max) * inverse);
+                larger += by_count ? 1.0 : (double)expf((s->gathered[j] - r->max) * r->inverse);
         if (larger < missing) smallest = fminf(smallest, v);
     }
-    for (int d = 16; d > 0; d /= 2) smallest = fminf(smallest, __shfl_xor_sync(~0u, smallest, d));
-    if (threadIdx.x % 32 == 0) s->warp_f[threadIdx.x / 32] = smallest;
-    __syncthreads();
-    for (int w = 0; w < N_WARPS; w++) smallest = fminf(smallest, s->warp_f[w]);
-    __syncthreads();
-    return smallest == FLT_MAX ? least : smallest;
+    smallest = block_min(smallest, s);
+    return smallest == FLT_MAX ? r->least : smallest;
+}
+
+/* The logit at which the walk down the row reaches `target`. The first level's histogram is there. */
+static __device__ float walk_down(const struct row *r, double target, int by_count, struct scratch *s)
+{
+    int level = 0;
+    for (;; level++) {
+        find_bin(&s->level[level], target, by_count, s);
+        target -= by_count ? (double)s->count_before : s->mass_before;
+        int crowd = (int)s->count[s->bin];
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            struct level *l = &s->level[level];
+            l->bin = s->bin;
+            if (level + 1 < MOST_LEVELS)
+                s->level[level + 1] = {l->d0 + (float)s->bin / l->scale, l->scale * (float)N_BINS, 0};
+        }
+        __syncthreads();
+        if (crowd <= MOST_IN_BIN || level + 1 == MOST_LEVELS) break;
+        histogram(r, level + 1, s);
+    }
+    gather_inside(r, level + 1, s);
+    /* Still too many: equal numbers, which are kept together. */
+    return rank_gathered(r, s->n_gathered > MOST_IN_BIN ? DBL_MAX : target, by_count, s);
 }
 
 /* The smallest logit that min_p, top_k and top_p keep. */
-static __device__ float find_threshold(const float *x, int n, float max, const struct sample_row *r,
-                                       struct scratch *s)
+static __device__ float find_threshold(struct row r, const struct sample_row *p, struct scratch *s)
 {
-    float inverse = 1 / r->temperature;
-    float least = r->min_p > 0 ? max + r->temperature * logf(r->min_p) : -FLT_MAX;
-    int by_k = r->top_k > 0 && r->top_k < n;
-    if (by_k || r->top_p < 1) histogram(x, n, max, inverse, least, s);
+    int by_k = p->top_k > 0 && p->top_k < r.n;
+    if (p->min_p > 0) r.least = fmaxf(r.least, r.max + p->temperature * logf(p->min_p));
+    if (threadIdx.x == 0) s->level[0] = {0, first_scale, 0};
     if (by_k) {
-        find_bin((double)r->top_k, 1, s);
-        gather_bin(x, n, max, inverse, least, s);
-        float kth = threshold_in_bin((double)(r->top_k - s->count_before), 1, max, inverse, least, s);
-        if (kth > least) least = kth;
+        histogram(&r, 0, s);
+        r.least = fmaxf(r.least, walk_down(&r, (double)p->top_k, 1, s));
     }
-    if (r->top_p < 1) {
-        if (by_k) histogram(x, n, max, inverse, least, s);
+    if (p->top_p < 1) {
+        histogram(&r, 0, s);
         double mass = 0;
-        for (int b = threadIdx.x; b < N_BINS; b += THREADS) mass += bin_mass(s, b);
-        double target = (double)r->top_p * block_sum(mass, s);
-        find_bin(target, 0, s);
-        gather_bin(x, n, max, inverse, least, s);
-        float v = threshold_in_bin(target - s->mass_before, 0, max, inverse, least, s);
-        if (v > least) least = v;
+        for (int b = threadIdx.x; b < N_BINS; b += THREADS)
+            mass += (double)s->mass[b] * (double)(mass_unit * bin_top(&s->level[0], b));
+        r.least = fmaxf(r.least, walk_down(&r, (double)p->top_p * block_sum(mass, s), 0, s));
     }
-    return least;
+    return r.least;
 }
 
 /* ---- the draw --------------------------------------------------------------------------------------------
@@ -318,7 +350,7 @@ static __global__ void __launch_bounds__(THREADS, 1) sample_kernel(struct sample
     block_argmax(&max, &token, &s);
     if (token >= n) token = 0; /* not one number in the row */
     if (r.temperature >= 1e-5f && isfinite(max)) {
-        float least = find_threshold(x, n, max, &r, &s);
+        float least = find_threshold({x, n, max, 1 / r.temperature, -FLT_MAX}, &r, &s);
         struct rng_block random = rng_philox(r.seed, r.stream, r.position);
         uint64_t u53 = ((uint64_t)random.word[0] << 21) ^ (random.word[1] >> 11);
         int drawn = draw(x, n, max, 1 / r.temperature, least, (double)u53 * 0x1p-53, &s);
