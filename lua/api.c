@@ -134,6 +134,7 @@ int luaopen_llm_core(lua_State *L)
     api_open_engine(L);
     api_open_graph(L);
     api_open_request(L);
+    api_open_sequence(L);
     api_open_tokenizer(L);
     api_open_system(L);
     api_open_watch(L);

@@ -21,6 +21,7 @@ int luaopen_llm_crew(lua_State *L); /* api_crew.c */
 /* Adds the functions of one file to the module table on top of the stack. [-0, +0, m] */
 void api_open_engine(lua_State *L);
 void api_open_request(lua_State *L);
+void api_open_sequence(lua_State *L);
 void api_open_tokenizer(lua_State *L);
 void api_open_system(lua_State *L);
 void api_open_watch(lua_State *L);
@@ -29,14 +30,16 @@ void api_open_watch(lua_State *L);
 
 #define API_ENGINE    "llm.core.engine"
 #define API_REQUEST   "llm.core.request"
+#define API_SEQUENCE  "llm.core.sequence"
 #define API_TOKENIZER "llm.core.tokenizer"
 
 /* Userdata. Closing it (or collecting it) ends its requests first, so that none outlives its engine. */
 struct api_engine {
-    struct llm_engine *engine;    /* null: closed */
-    struct llm_client *client;    /* of this Lua state */
-    struct api_request *requests; /* those not released yet */
-    int shared;                   /* 1: another state closes it */
+    struct llm_engine *engine;      /* null: closed */
+    struct llm_client *client;      /* of this Lua state */
+    struct api_request *requests;   /* those not released yet */
+    struct api_sequence *sequences; /* those not closed yet */
+    int shared;                     /* 1: another state closes it */
 };
 
 /* Userdata; its environment holds the engine's userdata. Collecting it cancels the request. */
@@ -44,6 +47,13 @@ struct api_request {
     struct llm_request *request; /* null: released */
     struct api_engine *owner;    /* null: released */
     struct api_request *prev, *next;
+};
+
+/* Userdata; its environment holds the engine's userdata. */
+struct api_sequence {
+    struct llm_sequence *sequence; /* null: closed */
+    struct api_engine *owner;      /* null: closed */
+    struct api_sequence *prev, *next;
 };
 
 /* Userdata. One of the two is set; the engine's tokenizer is borrowed and its userdata held by the
@@ -66,6 +76,12 @@ void api_end_crew(lua_State *L);
 
 /* Cancels and frees; harmless twice. */
 void api_request_release(struct api_request *request);
+
+/* Harmless twice. The request on it, if there is one, is cancelled. */
+void api_sequence_close(struct api_sequence *sequence);
+
+/* The sequence at this argument. Raises if it is something else or closed. [-0, +0, e] */
+struct llm_sequence *api_check_sequence(lua_State *L, int arg);
 
 /* Pushes nil, message, code; returns 3. [-0, +3, m] */
 int api_fail(lua_State *L, const struct llm_error *err);

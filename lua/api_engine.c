@@ -47,6 +47,7 @@ static void engine_shut(lua_State *L, struct api_engine *e)
 {
     if (e->engine && !e->shared) api_end_crew(L);
     while (e->requests) api_request_release(e->requests);
+    while (e->sequences) api_sequence_close(e->sequences);
     llm_client_close(e->client);
     if (!e->shared) llm_engine_close(e->engine);
     e->client = NULL;

@@ -40,6 +40,8 @@ static const struct api_field spec_fields[] = {
     SPEC(priority, API_INT32),
     SPEC(cache_salt, API_STRING),
     SPEC(stream, API_BOOL),
+    SPEC(discard, API_BOOL),
+    SPEC(prompt_logprobs_start, API_INT32),
 };
 
 static llm_status read_spec(lua_State *L, struct llm_request_spec *spec, struct llm_error *err)
@@ -57,13 +59,16 @@ static llm_status read_spec(lua_State *L, struct llm_request_spec *spec, struct 
         llm_status status =
             api_read_fields(L, 4, spec_fields, sizeof spec_fields / sizeof *spec_fields, spec, err);
         if (status != LLM_OK) return status;
+        lua_getfield(L, 4, "sequence");
+        if (!lua_isnil(L, -1)) spec->sequence = api_check_sequence(L, -1);
+        lua_pop(L, 1);
     }
     return api_read_sampling(L, 3, &spec->sampling, err);
 }
 
 /* engine:submit(prompt, params, options) -> request | nil, message, code. prompt: text or list of ids;
  * params: sampling parameters or nil; options: {stream, add_special_tokens, truncate_prompt_tokens, priority,
- * cache_salt} or nil. [-0, +1|3, e] */
+ * cache_salt, sequence, discard, prompt_logprobs_start} or nil. [-0, +1|3, e] */
 static int engine_submit(lua_State *L)
 {
     struct api_engine *e = api_check_engine(L, 1);
@@ -157,17 +162,20 @@ static void push_ids(lua_State *L, const int32_t *ids, size_t n)
     }
 }
 
-/* request:info() -> {prompt_token_ids, num_cached_tokens, num_preemptions, arrival_time, scheduled_time,
- * first_token_time, finished_time, prompt_logprobs}; times in seconds of the clock of core.now(), nil where
- * the request has not come so far. [-0, +1, e] */
+/* request:info(no_ids) -> {prompt_token_ids (unless no_ids), num_cached_tokens, num_preemptions,
+ * arrival_time, scheduled_time, first_token_time, finished_time, prompt_logprobs}; times in seconds of the
+ * clock of core.now(), nil where the request has not come so far. [-0, +1, e] */
 static int request_info(lua_State *L)
 {
     struct api_request *r = check_request(L, 1);
     struct llm_request_info info;
     llm_request_info(r->request, &info);
+    lua_settop(L, 2);
     lua_createtable(L, 0, 8);
-    push_ids(L, info.prompt_tokens, info.n_prompt_tokens);
-    lua_setfield(L, -2, "prompt_token_ids");
+    if (!lua_toboolean(L, 2)) {
+        push_ids(L, info.prompt_tokens, info.n_prompt_tokens);
+        lua_setfield(L, -2, "prompt_token_ids");
+    }
     lua_pushnumber(L, (double)info.n_cached_tokens);
     lua_setfield(L, -2, "num_cached_tokens");
     lua_pushinteger(L, info.n_preemptions);
@@ -185,7 +193,7 @@ static int request_info(lua_State *L)
         lua_setfield(L, -2, times[i].name);
     }
     if (info.prompt_logprobs) {
-        push_rows(L, llm_engine_tokenizer(r->owner->engine), info.prompt_logprobs, info.n_prompt_tokens,
+        push_rows(L, llm_engine_tokenizer(r->owner->engine), info.prompt_logprobs, info.n_prompt_logprob_rows,
                   info.n_prompt_logprobs);
         lua_setfield(L, -2, "prompt_logprobs");
     }

@@ -197,7 +197,7 @@ local function take_event(output, event)
   sequence.finish_reason, sequence.stop_reason = event.finish_reason, event.stop_reason
 end
 
-local function cumulative(sequence)
+function M.cumulative(sequence)
   if not sequence.logprobs then return nil end
   local sum = 0
   for i, id in ipairs(sequence.token_ids) do
@@ -224,7 +224,7 @@ local function complete(output, request)
   output.prompt_logprobs = info.prompt_logprobs
   output.num_cached_tokens = info.num_cached_tokens
   output.metrics = metrics_of(info)
-  for _, sequence in ipairs(output.outputs) do sequence.cumulative_logprob = cumulative(sequence) end
+  for _, sequence in ipairs(output.outputs) do sequence.cumulative_logprob = M.cumulative(sequence) end
   request:release()
 end
 
@@ -334,6 +334,14 @@ end
 
 -- ---- streams -------------------------------------------------------------------------------------------------
 
+-- A stream of a request that the core is given as it is; nil, a message and a code if it is refused.
+function M.start(engine, prompt, params, fields)
+  local request, message, code = submit(engine, prompt, params, fields)
+  if not request then return nil, message, code end
+  local stream = setmetatable({ engine = engine, request = request, taken = 0, brief = fields.sequence ~= nil }, Stream)
+  return tasks.own(stream, Stream.close)
+end
+
 local function open_stream(engine, prompt, params, options)
   local one, message = requests.prompt(prompt)
   if not one then return nil, message end
@@ -343,11 +351,7 @@ local function open_stream(engine, prompt, params, options)
   local fields
   fields, message = requests.fields(options, set, not (options and options.whole))
   if not fields then return nil, message end
-  local request, code
-  request, message, code = submit(engine, one, set, fields)
-  if not request then return nil, message, code end
-  local stream = setmetatable({ engine = engine, request = request, taken = 0 }, Stream)
-  return tasks.own(stream, Stream.close)
+  return M.start(engine, one, set, fields)
 end
 
 -- One prompt, answered as it comes: `for delta in engine:stream(prompt, params) do io.write(delta.text) end`.
@@ -368,7 +372,7 @@ function Engine:try_stream(prompt, params, options)
 end
 
 local function finish_stream(stream)
-  local info = stream.request:info()
+  local info = stream.request:info(stream.brief)
   stream.final = { prompt_token_ids = info.prompt_token_ids, prompt_logprobs = info.prompt_logprobs,
                    num_cached_tokens = info.num_cached_tokens, metrics = metrics_of(info) }
   stream:close()
@@ -420,7 +424,7 @@ Stream.__call = Stream.next
 function Stream:info()
   if self.final then return self.final end
   if self.done then return {} end
-  local info = self.request:info()
+  local info = self.request:info(self.brief)
   return { prompt_token_ids = info.prompt_token_ids, num_cached_tokens = info.num_cached_tokens,
            metrics = metrics_of(info) }
 end

@@ -5,6 +5,7 @@
 
 local core = require "llm.core"
 local engines = require "llm.engine"
+local program = require "llm.program"
 local reload = require "llm.reload"
 local script = require "llm.script"
 local tasks = require "llm.task"
@@ -22,7 +23,10 @@ local M = {
   metrics = require("llm.metrics").handler,
   state = reload.state,
   task = tasks,
+  spawn = program.spawn,
+  parallel = program.parallel,
 }
+require "llm.sequence" -- engine:sequence
 
 -- Opens a model: llm.engine{ model = PATH, … }. Also takes what llm.options returned. In a script that is loaded anew:
 -- the engine that is open.

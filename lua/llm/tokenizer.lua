@@ -42,6 +42,21 @@ function Tokenizer:encode(text, options)
   return ids
 end
 
+-- Ids of a text that goes on where another one ended: nothing is added before it. SentencePiece puts a space before
+-- what it takes for the beginning of a text, so it is shown a line before it, which is then taken away.
+function Tokenizer:continue(text)
+  local function encode(what) return self:encode(what, { add_special_tokens = false }) end
+  local sign = encode "a"
+  if sign[1] == nil or self:token_text(sign[1]):sub(1, 1) ~= " " then return encode(text) end
+  local line, both = encode "\n", encode("\n" .. text)
+  for i, id in ipairs(line) do
+    if both[i] ~= id then return encode(text) end
+  end
+  local ids = {}
+  for i = #line + 1, #both do ids[#ids + 1] = both[i] end
+  return ids
+end
+
 -- list of ids -> text. options: skip_special_tokens (true).
 function Tokenizer:decode(ids, options)
   local text, message = self.handle:decode(ids, flag(options, "skip_special_tokens", true))

@@ -140,6 +140,12 @@ function Engine:stream(prompt, params, options) end
 ---@return llm.Stream? stream, string? message, string? code
 function Engine:try_stream(prompt, params, options) end
 
+---A text whose keys and values the engine keeps.
+---@param prompt? llm.Prompt nil: an empty one
+---@param options? {add_special_tokens?: boolean, priority?: integer, cache_salt?: string} of all requests on it
+---@return llm.LiveSequence
+function Engine:sequence(prompt, options) end
+
 ---@param text string
 ---@param options? {add_special_tokens?: boolean, parse_special?: boolean}
 ---@return integer[]
@@ -225,6 +231,117 @@ function Stream:info() end
 ---Cancels the request if it still runs.
 function Stream:close() end
 
+---A text whose keys and values the engine keeps: what is new is computed, when something needs it. #seq: tokens.
+---@class llm.LiveSequence
+---@operator len: integer
+local LiveSequence = {}
+
+---Adds text, token ids or one id at the end, not computed yet.
+---@param what string|integer[]|integer
+---@return llm.LiveSequence self
+function LiveSequence:feed(what) end
+
+---Computes what was fed, and returns when that is done.
+---@return llm.LiveSequence self
+function LiveSequence:compute() end
+
+---Forgets the last n tokens.
+---@param n integer
+---@return llm.LiveSequence self
+function LiveSequence:rewind(n) end
+
+---Forgets all but the first n tokens.
+---@param n integer
+---@return llm.LiveSequence self
+function LiveSequence:rewind_to(n) end
+
+---Another one with the same text; pages are shared.
+---@param n? integer so many, as a list
+---@return llm.LiveSequence|llm.LiveSequence[]
+function LiveSequence:fork(n) end
+
+---@param options? {skip_special_tokens?: boolean}
+---@return string
+function LiveSequence:text(options) end
+
+---@param from? integer number of the first token wanted (1)
+---@return integer[]
+function LiveSequence:tokens(from) end
+
+---Generates, and extends the sequence by what the text shows.
+---@param params? llm.SamplingParams nil: the model's defaults; n is 1
+---@return llm.Sequence
+function LiveSequence:generate(params) end
+
+---The same as it comes. Until it has ended or is closed the sequence can do nothing else.
+---@param params? llm.SamplingParams
+---@return llm.SequenceStream # an iterator of llm.Delta
+function LiveSequence:stream(params) end
+
+---@class llm.Candidate
+---@field token integer
+---@field text string
+---@field logprob number
+---@field prob number
+---@field rank integer 1: the likeliest
+
+---What may come next, likeliest first; the list's fields token, text and logprob are what sampling picks. The sequence
+---stays as it is.
+---@param params? llm.SamplingParams logprobs: how many (10); temperature is 0 if it is not given
+---@return llm.Candidate[]|{token: integer, text: string, logprob: number}
+function LiveSequence:next(params) end
+
+---How likely the model finds this continuation. The sequence stays as it is.
+---@param what string|integer[]|integer
+---@param k? integer alternatives for each token (0)
+---@return {token_ids: integer[], logprobs: (table<integer, llm.Logprob>|false)[], total: number, mean: number}
+function LiveSequence:score(what, k) end
+
+---The same for the sequence's own tokens; the first one's is false.
+---@param k? integer alternatives for each token (0)
+---@return (table<integer, llm.Logprob>|false)[]
+function LiveSequence:logprobs(k) end
+
+---Takes a guess in one step: as many of these ids as greedy decoding would have given, and the token after them.
+---@param ids integer[]
+---@return integer accepted, integer? token # nil: the text ends there
+function LiveSequence:verify(ids) end
+
+---Frees its pages, and cancels what runs on it. Harmless twice.
+function LiveSequence:close() end
+
+---@class llm.SequenceStream
+---@field done boolean? true: there will be no more deltas
+---@operator call: llm.Delta?
+local SequenceStream = {}
+
+---The next delta, waiting for it; nil at the end.
+---@return llm.Delta?
+function SequenceStream:next() end
+
+---The next delta if it is already there.
+---@return llm.Delta?
+function SequenceStream:poll() end
+
+---@return {num_cached_tokens: integer, metrics: llm.Metrics}
+function SequenceStream:info() end
+
+---Ends it where it is: what was delivered stays in the sequence.
+function SequenceStream:close() end
+
+---A function that runs beside others (llm.spawn).
+---@class llm.Program
+---@field done boolean?
+local Program = {}
+
+---Waits for its end; returns what it returned, or raises its error.
+---@return any ...
+function Program:wait() end
+
+---Makes its present and later waits raise a cancellation.
+---@param reason? string
+function Program:cancel(reason) end
+
 ---@class llm.Tokenizer
 ---@field path string
 local Tokenizer = {}
@@ -233,6 +350,11 @@ local Tokenizer = {}
 ---@param options? {add_special_tokens?: boolean, parse_special?: boolean}
 ---@return integer[]
 function Tokenizer:encode(text, options) end
+
+---Ids of a text that goes on where another one ended.
+---@param text string
+---@return integer[]
+function Tokenizer:continue(text) end
 
 ---@param ids integer[]
 ---@param options? {skip_special_tokens?: boolean}
@@ -252,6 +374,18 @@ function Tokenizer:token_text(id) end
 function Tokenizer:info() end
 
 function Tokenizer:close() end
+
+---Runs functions, or f(item, i) for each item of a list, beside one another. If one raises, the others are canceled.
+---@param list any[]
+---@param f? fun(item: any, i: integer): any
+---@param options? {limit?: integer} at most so many at a time
+---@return any[] # their first results, in order
+function llm.parallel(list, f, options) end
+
+---Starts f(...) beside what runs. It ends with the program that started it.
+---@param f fun(...): ...
+---@return llm.Program
+function llm.spawn(f, ...) end
 
 ---Opens a model. Raises if it cannot.
 ---@param options llm.EngineOptions

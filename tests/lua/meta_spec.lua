@@ -1,6 +1,8 @@
 -- lua/meta/llm.d.lua declares what require "llm" exports, no more and no less.
 local llm = require "llm"
 local engines = require "llm.engine"
+local program = require "llm.program"
+local sequences = require "llm.sequence"
 local tokenizers = require "llm.tokenizer"
 local schema = require "llm.schema"
 local support = require "support"
@@ -54,10 +56,13 @@ describe("llm.d.lua", function()
     assert.same(sorted(exported(llm)), sorted(declared))
   end)
 
-  it("declares the methods of engines, streams and tokenizers", function()
+  it("declares the methods of objects", function()
     assert.same(sorted(exported(engines.Engine)), sorted(functions_of("Engine")))
     assert.same(sorted(exported(engines.Stream)), sorted(functions_of("Stream")))
     assert.same(sorted(exported(tokenizers.Tokenizer)), sorted(functions_of("Tokenizer")))
+    assert.same(sorted(exported(sequences.Sequence)), sorted(functions_of("LiveSequence")))
+    assert.same(sorted(exported(sequences.Run)), sorted(functions_of("SequenceStream")))
+    assert.same(sorted(exported(program.Program)), sorted(functions_of("Program")))
   end)
 
   it("declares servers and llm.openai", function()
