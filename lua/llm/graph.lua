@@ -1,6 +1,7 @@
 -- Sampling policies as graphs: a Lua function over the logits is called once, with values in place of numbers, and
 -- what it did becomes the text of a graph (core/graph/graph.h) that runs without Lua. docs/graph.md.
 
+local core = require "llm.core"
 local functions = require "llm.graph.functions"
 local trace = require "llm.graph.trace"
 local values = require "llm.graph.value"
@@ -77,21 +78,23 @@ local function result_of(f, result)
                            .. "token (g.sample)"):format(trace.place_of(f), values.describe(result)) }, 0)
 end
 
--- Calls f(g, logits, p) once. defaults: the policy's parameters; ranges: name -> { least, most }. Returns the text and the
--- defaults of its tables, name -> list, pairs or automaton; or nil and a message with the line of f.
-function M.trace(f, defaults, ranges)
+-- Calls f(g, logits, p) once. defaults: the policy's parameters; options: ranges, name -> { least, most } of numbers.
+-- Returns the text and the defaults of its tables, name -> list, pairs or automaton. Raises with the line of f that is
+-- wrong in front.
+function M.trace(f, defaults, options)
   defaults = defaults or {}
+  local ranges = type(options) == "table" and options.ranges or {}
   local t = trace.new()
   local outer = values.trace()
   values.begin(t)
   local ok, gives, result = xpcall(function()
     local logits = values.wrap(t:node("logits", "row", {}))
-    local gives, result = result_of(f, f(functions, logits, parameters(t, defaults, ranges or {})))
+    local gives, result = result_of(f, f(functions, logits, parameters(t, defaults, ranges)))
     values.check_truths()
     return gives, result
   end, function(failure) return values.explain(failure, f) end)
   values.begin(outer)
-  if not ok then return nil, gives end
+  if not ok then error(gives, 0) end
   local text, needed = t:print(gives, result)
   local tables = {}
   for name, param in pairs(t.params) do
@@ -99,5 +102,21 @@ function M.trace(f, defaults, ranges)
   end
   return text, tables
 end
+
+-- The graph of a function, ready to run on one sequence, for trying it out: rows are lists of vocab_size numbers.
+-- graph.sequence(f, defaults, vocab_size):run{ logits = …, output = … }; see lua/api_graph.c.
+function M.sequence(f, defaults, vocab_size, options)
+  local text, tables = M.trace(f, defaults, options)
+  local sequence, message = core.graph(text, vocab_size)
+  if not sequence then error(message, 2) end
+  for name, value in pairs(tables) do
+    local ok, why = sequence:set(name, value)
+    if not ok then error(why, 2) end
+  end
+  return sequence
+end
+
+-- The numbers behind g.hash and g.token_hash, for detectors: uniform in (0, 1) of a list of numbers, and a token.
+function M.hash(key, token) return core.graph_hash(key, token) end
 
 return M

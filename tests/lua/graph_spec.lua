@@ -4,11 +4,7 @@ local graph = require "llm.graph"
 
 local inf = math.huge
 
-local function trace(f, defaults, ranges)
-  local text, message = graph.trace(f, defaults, ranges)
-  assert(text, message)
-  return text
-end
+local function trace(f, defaults) return (graph.trace(f, defaults)) end
 
 -- The nodes of the text without declarations, operands and numbers: "logits mul draw".
 local function operations(text)
@@ -28,7 +24,7 @@ end
 
 -- Runs f once on the row; arguments as in the call of llm.core.graph.
 local function run(f, logits, call, defaults)
-  local g = assert(core.graph(trace(f, defaults), #logits))
+  local g = graph.sequence(f, defaults, #logits)
   call = call or {}
   call.logits = logits
   local result, message = g:run(call)
@@ -85,7 +81,7 @@ describe("tracing", function()
   it("declares parameters with their ranges, and only those that are used", function()
     local text, tables = graph.trace(function(g, x, p)
       return g.where(g.land(g.set(p.banned), p.on), -inf, x / p.t)
-    end, { t = 0.7, banned = { 1, 2 }, on = true, other = "text" }, { t = { 0.01, 5 } })
+    end, { t = 0.7, banned = { 1, 2 }, on = true, other = "text" }, { ranges = { t = { 0.01, 5 } } })
     assert.truthy(text:find("param t num 0.7 0.01 5\n", 1, true))
     assert.truthy(text:find("param on num 1 0 1\n", 1, true))
     assert.truthy(text:find("param banned list\n", 1, true))
@@ -111,8 +107,8 @@ end)
 describe("mistakes", function()
   -- Each function, the line it fails on, and part of the message.
   local function fails(f, at, part, defaults)
-    local text, message = graph.trace(f, defaults)
-    assert.is_nil(text)
+    local ok, message = pcall(graph.trace, f, defaults)
+    assert.falsy(ok)
     assert.truthy(message:find(part, 1, true), message)
     local place = "graph_spec.lua:" .. at .. ":"
     assert.truthy(message:find(place, 1, true), message .. "\nis not at line " .. at)
@@ -188,7 +184,7 @@ describe("mistakes", function()
 
   it("leave the tracer fit for the next graph, and values of one graph out of another", function()
     local kept
-    graph.trace(function(_, x) kept = x error("stop") end)
+    assert.falsy(pcall(graph.trace, function(_, x) kept = x error("stop") end))
     fails(function(_, x)
       local a = x + kept
       return a
