@@ -134,14 +134,7 @@ end
 local function pump(engine, timeout_ms)
   local handle = engine.handle
   for round = 1, 2 do
-    local found = false
-    while true do
-      local request, event = handle:next()
-      if not request then break end
-      local inbox = engine.inboxes[request]
-      if inbox then inbox[#inbox + 1] = event end
-      found = true
-    end
+    local found = tasks.take_events(engine)
     if found or round == 2 then return found end
     local ready, message = handle:wait(timeout_ms)
     if ready == nil then return nil, message end

@@ -56,6 +56,22 @@ local function retire_old(manager)
   end
 end
 
+local function has_old(manager)
+  for _, record in pairs(manager.server.live) do
+    if record.server.replaced_at then return true end
+  end
+end
+
+-- Looks again while there are such requests.
+local function retire_later(manager)
+  if manager.retiring or not has_old(manager) then return end
+  manager.retiring = tasks.loop():after(math.max(manager.max_age / 8, 0.05), function()
+    manager.retiring = nil
+    retire_old(manager)
+    retire_later(manager)
+  end)
+end
+
 local function activate(manager, generation)
   if manager.active then manager.active.registration.replaced_at = core.now() end
   generation.registration.replaced_at = nil
@@ -65,6 +81,7 @@ local function activate(manager, generation)
     table.remove(manager.generations, manager.generations[1] == generation and 2 or 1)
   end
   retire_old(manager)
+  retire_later(manager)
 end
 
 -- ---- loading -------------------------------------------------------------------------------------------------
@@ -275,6 +292,7 @@ end
 function Manager:close()
   if self.files then self.files:close() end
   if self.settling then self.settling:close() end
+  if self.retiring then self.retiring:close() end
   self.files, self.server.admin, self.server.manager = nil, nil, nil
 end
 

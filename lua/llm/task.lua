@@ -187,26 +187,40 @@ end
 
 -- ---- the engine ----------------------------------------------------------------------------------------------
 
--- The loop takes the events of an engine's client as they come, puts them into the inboxes of their requests and
--- wakes the tasks that wait for these.
-local function deliver(engine)
+-- Puts the events of an engine's client that wait into the inboxes of their requests. Returns whether there were any,
+-- and the tasks that wait for these requests (nil: none).
+local function take(engine)
   local handle, inboxes, waiting = engine.handle, engine.inboxes, engine.waiting
-  local ready
+  local found, ready = false, nil
   while true do
     local request, event = handle:next()
-    if not request then break end
+    if not request then return found, ready end
+    found = true
     local inbox = inboxes[request]
     if inbox then inbox[#inbox + 1] = event end
-    local task = waiting[request]
+    local task = waiting and waiting[request]
     if task then
       waiting[request] = nil
       ready = ready or {}
       ready[#ready + 1] = task
     end
   end
-  if ready then
-    for i = 1, #ready do M.wake(ready[i]) end
-  end
+end
+
+local function wake_all(ready)
+  for i = 1, #ready do M.wake(ready[i]) end
+end
+
+-- The same for who blocks in place of waiting; the tasks are woken when the loop turns. Returns whether there were any.
+function M.take_events(engine)
+  local found, ready = take(engine)
+  if ready then M.loop():after(0, function() wake_all(ready) end) end
+  return found
+end
+
+local function deliver(engine)
+  local _, ready = take(engine)
+  if ready then wake_all(ready) end
 end
 
 local function attach(engine)

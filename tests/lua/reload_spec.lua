@@ -272,6 +272,22 @@ describe("generations", function()
   end))
 end)
 
+describe("an old generation", function()
+  it("is given up without another reload", quietly(function()
+    local s = open(says "x", { max_age = 0.1 })
+    assert(s.manager:reload())
+    local status, done
+    tasks.spawn(function()
+      local reply = llm.fetch(s.url .. "/stream?n=100000")
+      status, done = reply and reply.status, true
+    end)
+    llm.sleep(0.02)
+    assert(s.manager:reload())
+    while not done do llm.sleep(0.005) end
+    assert.is_nil(status) -- cut off
+  end))
+end)
+
 describe("the admin routes", function()
   it("need a key, load, report and roll back", quietly(function()
     local s = open(says "second")

@@ -20,6 +20,25 @@ local function open_server(options)
   return server, server:url()
 end
 
+describe("an engine", function()
+  -- A coroutine that is no task blocks; it takes what is there, also what others wait for.
+  it("that is used in a plain coroutine wakes the tasks that wait for it", in_task(function()
+    local engine = llm.engine { load_format = "null", null_step_ms = 1 }
+    local n, me = 0, tasks.running()
+    tasks.spawn(function()
+      for delta in engine:stream("a", { max_tokens = 20 }) do n = n + #delta.token_ids end
+      tasks.wake(me)
+    end)
+    local out
+    local plain = coroutine.wrap(function() out = engine:generate("b", { max_tokens = 60 })[1].outputs[1] end)
+    plain()
+    assert.equal(60, #out.token_ids)
+    if n < 20 then tasks.wait() end
+    assert.equal(20, n)
+    engine:close()
+  end))
+end)
+
 describe("a task", function()
   it("runs on when a server that was closed is collected", in_task(function()
     do
