@@ -16,27 +16,28 @@ struct api_fetch {
 
 enum { ON_HEAD = 1, ON_DATA, ON_DONE, TLS };
 
-/* Pushes a callback onto the stack it returns; null if there is none to call. */
-static lua_State *push_callback(struct api_fetch *f, int which)
+/* What a callback is told: which of the fields, it knows. */
+struct news {
+    struct api_fetch *fetch;
+    const struct http_response *response;
+    struct net_str piece;
+    const char *failure; /* null: none */
+};
+
+/* Pushes the function of a callback; 0: there is none. [-0, +0|1, m] */
+static int push_function(lua_State *L, struct api_fetch *f, int which)
 {
-    struct api_loop *loop = f->loop;
-    lua_State *L = api_callback(loop, 16);
-    if (!L) return NULL;
-    api_push_kept(loop, L, f);
+    api_push_kept(f->loop, L, f);
     lua_getfenv(L, -1);
     lua_rawgeti(L, -1, which);
-    lua_replace(L, -3);
-    lua_pop(L, 1);
-    if (lua_isfunction(L, -1)) return L;
-    lua_pop(L, 1);
-    return NULL;
+    return lua_isfunction(L, -1);
 }
 
-/* Arguments are made in a protected call, because making them takes memory. */
 static int call_on_head(lua_State *L)
 {
-    const struct http_response *r = lua_touserdata(L, 2);
-    lua_settop(L, 1);
+    const struct news *news = lua_touserdata(L, 1);
+    const struct http_response *r = news->response;
+    if (!push_function(L, news->fetch, ON_HEAD)) return 0;
     lua_pushinteger(L, r->status);
     api_push_headers(L, r->fields, r->n_fields);
     if (r->content_length >= 0)
@@ -49,50 +50,44 @@ static int call_on_head(lua_State *L)
 
 static int call_on_data(lua_State *L)
 {
-    const struct net_str *piece = lua_touserdata(L, 2);
-    lua_settop(L, 1);
-    lua_pushlstring(L, piece->data, piece->size);
+    const struct news *news = lua_touserdata(L, 1);
+    if (!push_function(L, news->fetch, ON_DATA)) return 0;
+    lua_pushlstring(L, news->piece.data, news->piece.size);
     lua_call(L, 1, 0);
     return 0;
 }
 
-static void call_with(struct api_fetch *f, int which, lua_CFunction shape, const void *what)
+static int call_on_done(lua_State *L)
 {
-    lua_State *L = push_callback(f, which);
-    if (!L) return;
-    lua_pushcfunction(L, shape);
-    lua_insert(L, -2);
-    lua_pushlightuserdata(L, (void *)(uintptr_t)what);
-    api_call(f->loop, 2);
+    const struct news *news = lua_touserdata(L, 1);
+    if (!push_function(L, news->fetch, ON_DONE)) return 0;
+    lua_pushstring(L, news->failure); /* null: nil */
+    lua_call(L, 1, 0);
+    return 0;
 }
 
 static void on_head(void *ud, struct http_call *call, const struct http_response *response)
 {
     (void)call;
-    call_with(ud, ON_HEAD, call_on_head, response);
+    struct news news = {.fetch = ud, .response = response};
+    api_call(news.fetch->loop, call_on_head, &news);
 }
 
 static void on_data(void *ud, struct http_call *call, const char *data, size_t n)
 {
     (void)call;
-    struct net_str piece = {data, n};
-    call_with(ud, ON_DATA, call_on_data, &piece);
+    struct news news = {.fetch = ud, .piece = {data, n}};
+    api_call(news.fetch->loop, call_on_data, &news);
 }
 
 static void on_done(void *ud, struct http_call *call, llm_status status, const struct llm_error *err)
 {
     (void)call;
-    struct api_fetch *f = ud;
-    f->call = NULL;
-    lua_State *L = push_callback(f, ON_DONE);
-    if (L) {
-        if (status == LLM_OK)
-            lua_pushnil(L);
-        else
-            lua_pushstring(L, err->message);
-        api_call(f->loop, 1);
-    }
-    if (f->loop->L) api_forget(f->loop, f->loop->L, f);
+    struct news news = {.fetch = ud, .failure = status == LLM_OK ? NULL : err->message};
+    struct api_loop *loop = news.fetch->loop;
+    news.fetch->call = NULL;
+    api_call(loop, call_on_done, &news);
+    if (loop->L) api_forget(loop, loop->L, news.fetch);
 }
 
 static int64_t opt_ms(lua_State *L, const char *name)

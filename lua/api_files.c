@@ -42,11 +42,18 @@ static int files_close(lua_State *L)
     return 0;
 }
 
-/* (files, event as light userdata): calls fn(directory, name). */
-static int tell(lua_State *L)
+struct change {
+    struct api_files *files;
+    const struct inotify_event *event;
+};
+
+/* Calls fn(directory, name). */
+static int call_on_change(lua_State *L)
 {
-    const struct inotify_event *event = lua_touserdata(L, 2);
-    lua_getfenv(L, 1);
+    const struct change *change = lua_touserdata(L, 1);
+    const struct inotify_event *event = change->event;
+    api_push_kept(change->files->loop, L, change->files);
+    lua_getfenv(L, -1);
     lua_rawgeti(L, -1, ON_CHANGE);
     lua_rawgeti(L, -2, DIRECTORIES);
     lua_rawgeti(L, -1, event->wd);
@@ -63,18 +70,13 @@ static int tell(lua_State *L)
 
 static void on_readable(void *ud)
 {
-    struct api_files *f = ud;
+    struct change change = {.files = ud};
     char buffer[4096] __attribute__((aligned(__alignof__(struct inotify_event))));
-    ssize_t n = read(f->fd, buffer, sizeof buffer);
-    for (ssize_t at = 0; at < n && f->loop;) {
-        const struct inotify_event *event = (const void *)(buffer + at);
-        at += (ssize_t)(sizeof *event + event->len);
-        lua_State *L = api_callback(f->loop, 8);
-        if (!L) return;
-        lua_pushcfunction(L, tell);
-        api_push_kept(f->loop, L, f);
-        lua_pushlightuserdata(L, (void *)(uintptr_t)event);
-        api_call(f->loop, 2);
+    ssize_t n = read(change.files->fd, buffer, sizeof buffer);
+    for (ssize_t at = 0; at < n && change.files->loop;) {
+        change.event = (const void *)(buffer + at);
+        at += (ssize_t)(sizeof *change.event + change.event->len);
+        api_call(change.files->loop, call_on_change, &change);
     }
 }
 

@@ -25,28 +25,24 @@ struct api_exchange {
 
 /* ---- from the server to Lua ---------------------------------------------------------------------------- */
 
-/* Pushes the function of a reference onto the stack it returns; null if there is none to call. */
-static lua_State *push_callback(struct api_server *s, int ref)
-{
-    lua_State *L = ref == LUA_NOREF ? NULL : api_callback(s->loop, 16);
-    if (L) lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
-    return L;
-}
+/* Bodies of api_call. What they are told is in a struct on the stack of the callback. */
 
-/* Making the userdata may run out of memory, so it happens in a protected call: (on_request) with the
- * exchange as light userdata. */
-static int accept_exchange(lua_State *L)
+struct arrival {
+    struct api_server *server;
+    struct http_exchange *x;
+};
+
+static int call_on_request(lua_State *L)
 {
-    struct http_exchange *x = lua_touserdata(L, 1);
-    struct api_server *s = lua_touserdata(L, 2);
+    const struct arrival *a = lua_touserdata(L, 1);
     struct api_exchange *e = lua_newuserdata(L, sizeof *e);
-    e->server = s;
-    e->x = x;
+    e->server = a->server;
+    e->x = a->x;
     luaL_getmetatable(L, API_EXCHANGE);
     lua_setmetatable(L, -2);
-    api_keep(s->loop, L, e, -1);
-    http_exchange_set_user(x, e);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, s->on_request);
+    api_keep(a->server->loop, L, e, -1);
+    http_exchange_set_user(a->x, e);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, a->server->on_request);
     lua_pushvalue(L, -2);
     lua_call(L, 1, 0);
     return 0;
@@ -54,26 +50,28 @@ static int accept_exchange(lua_State *L)
 
 static void on_request(void *ud, struct http_exchange *x)
 {
-    struct api_server *s = ud;
-    lua_State *L = api_callback(s->loop, 16);
-    if (!L) {
+    struct arrival arrival = {ud, x};
+    struct api_loop *loop = arrival.server->loop;
+    if (!loop->L || loop->closing)
         http_exchange_abort(x);
-        return;
-    }
-    lua_pushcfunction(L, accept_exchange);
-    lua_pushlightuserdata(L, x);
-    lua_pushlightuserdata(L, s);
-    api_call(s->loop, 2);
+    else
+        api_call(loop, call_on_request, &arrival);
+}
+
+static int call_on_writable(lua_State *L)
+{
+    struct api_exchange *e = lua_touserdata(L, 1);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, e->server->on_writable);
+    api_push_kept(e->server->loop, L, e);
+    lua_call(L, 1, 0);
+    return 0;
 }
 
 static void on_writable(void *ud, struct http_exchange *x)
 {
     struct api_server *s = ud;
     struct api_exchange *e = http_exchange_user(x);
-    lua_State *L = e ? push_callback(s, s->on_writable) : NULL;
-    if (!L) return;
-    api_push_kept(s->loop, L, e);
-    api_call(s->loop, 1);
+    if (e && s->on_writable != LUA_NOREF) api_call(s->loop, call_on_writable, e);
 }
 
 static const char *done_name(enum http_done why)
@@ -91,39 +89,70 @@ static const char *done_name(enum http_done why)
     return "closed";
 }
 
+struct departure {
+    struct api_exchange *exchange;
+    enum http_done why;
+    int status;
+    double bytes;
+};
+
+static int call_on_done(lua_State *L)
+{
+    const struct departure *d = lua_touserdata(L, 1);
+    const struct api_server *s = d->exchange->server;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, s->on_done);
+    api_push_kept(s->loop, L, d->exchange);
+    lua_pushstring(L, done_name(d->why));
+    lua_pushinteger(L, d->status);
+    lua_pushnumber(L, d->bytes);
+    lua_call(L, 4, 0);
+    return 0;
+}
+
 static void on_done(void *ud, struct http_exchange *x, enum http_done why)
 {
     struct api_server *s = ud;
     struct api_exchange *e = http_exchange_user(x);
     if (!e) return;
-    int status = http_exchange_status(x);
-    double bytes = (double)http_exchange_body_bytes(x);
+    struct departure departure = {e, why, http_exchange_status(x), (double)http_exchange_body_bytes(x)};
     e->x = NULL;
-    lua_State *L = push_callback(s, s->on_done);
-    if (!L) return;
-    api_push_kept(s->loop, L, e);
-    lua_pushstring(L, done_name(why));
-    lua_pushinteger(L, status);
-    lua_pushnumber(L, bytes);
-    api_call(s->loop, 4);
-    api_forget(s->loop, L, e);
+    if (!s->loop->L || s->on_done == LUA_NOREF) return;
+    api_call(s->loop, call_on_done, &departure);
+    api_forget(s->loop, s->loop->L, e);
 }
 
+struct error_text {
+    struct api_server *server;
+    int status;
+    const char *message;
+    char *text;
+    size_t capacity, n;
+};
+
+static int call_format_error(lua_State *L)
+{
+    struct error_text *t = lua_touserdata(L, 1);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, t->server->format_error);
+    lua_pushinteger(L, t->status);
+    lua_pushstring(L, t->message);
+    lua_call(L, 2, 1);
+    size_t n;
+    const char *made = lua_tolstring(L, -1, &n);
+    if (!made) return 0;
+    t->n = n < t->capacity ? n : t->capacity;
+    memcpy(t->text, made, t->n);
+    return 0;
+}
+
+/* A failure here leaves the body empty: the status says what there is to say. */
 static size_t format_error(void *ud, int status, const char *message, char *text, size_t capacity)
 {
     struct api_server *s = ud;
-    lua_State *L = push_callback(s, s->format_error);
-    size_t n = 0;
-    if (!L) return 0;
-    lua_pushinteger(L, status);
-    lua_pushstring(L, message);
-    if (lua_pcall(L, 2, 1, 0) == 0 && lua_type(L, -1) == LUA_TSTRING) {
-        const char *made = lua_tolstring(L, -1, &n);
-        if (n > capacity) n = capacity;
-        memcpy(text, made, n);
-    }
-    lua_pop(L, 1);
-    return n;
+    lua_State *L = s->loop->L;
+    if (!L || s->loop->closing || s->format_error == LUA_NOREF || !lua_checkstack(L, 16)) return 0;
+    struct error_text t = {s, status, message, text, capacity, 0};
+    if (lua_cpcall(L, call_format_error, &t) != 0) lua_pop(L, 1);
+    return t.n;
 }
 
 /* ---- servers ------------------------------------------------------------------------------------------- */
@@ -277,10 +306,18 @@ static int server_listen_unix(lua_State *L)
     return 1;
 }
 
+static int call_drained(lua_State *L)
+{
+    const struct api_server *s = lua_touserdata(L, 1);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, s->drained);
+    lua_call(L, 0, 0);
+    return 0;
+}
+
 static void on_drained(void *ud)
 {
     struct api_server *s = ud;
-    if (push_callback(s, s->drained)) api_call(s->loop, 0);
+    if (s->drained != LUA_NOREF) api_call(s->loop, call_drained, s);
 }
 
 /* server:drain(seconds | nil, fn): no new connections; fn() when the last exchange is over. [-0, +0, e] */

@@ -62,20 +62,33 @@ void api_leave(struct api_loop *loop, lua_State *outer)
     loop->L = outer;
 }
 
-lua_State *api_callback(struct api_loop *loop, int n)
+struct protected
 {
-    return loop->L && !loop->closing && lua_checkstack(loop->L, n) ? loop->L : NULL;
+    lua_CFunction body;
+    void *ud;
+};
+
+static int run_protected(lua_State *L)
+{
+    const struct protected *p = lua_touserdata(L, 1);
+    lua_settop(L, 0);
+    lua_pushcfunction(L, p->body);
+    lua_pushlightuserdata(L, p->ud);
+    return state_call(L, 1, 0) == 0 ? 0 : lua_error(L);
 }
 
-void api_call(struct api_loop *loop, int n_args)
+void api_call(struct api_loop *loop, lua_CFunction body, void *ud)
 {
     lua_State *L = loop->L;
-    if (state_call(L, n_args, 0) == 0) return;
-    if (loop->error != LUA_NOREF) {
+    if (!L || loop->closing || !lua_checkstack(L, 16)) return;
+    struct protected p = {body, ud};
+    if (lua_cpcall(L, run_protected, &p) == 0) return;
+    if (loop->failed) {
         lua_pop(L, 1); /* the first one is the one to tell */
         return;
     }
-    loop->error = luaL_ref(L, LUA_REGISTRYINDEX);
+    loop->failed = 1;
+    lua_rawseti(L, LUA_REGISTRYINDEX, loop->error); /* the slot is there: nothing is allocated */
     net_loop_stop(loop->loop);
 }
 
@@ -90,6 +103,8 @@ static int loop_open(lua_State *L)
     loop->error = loop->env = LUA_NOREF;
     luaL_getmetatable(L, API_LOOP);
     lua_setmetatable(L, -2);
+    lua_pushboolean(L, 0);
+    loop->error = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_newtable(L);
     loop->env = luaL_ref(L, LUA_REGISTRYINDEX);
     if (net_loop_open(&loop->loop, &err) != LLM_OK) return api_fail(L, &err);
@@ -140,10 +155,11 @@ static int loop_run(lua_State *L)
     llm_status rc = net_loop_run(loop->loop, &err);
     loop->running = 0;
     api_leave(loop, outer);
-    if (loop->error != LUA_NOREF) {
+    if (loop->failed) {
+        loop->failed = 0;
         lua_rawgeti(L, LUA_REGISTRYINDEX, loop->error);
-        luaL_unref(L, LUA_REGISTRYINDEX, loop->error);
-        loop->error = LUA_NOREF;
+        lua_pushboolean(L, 0);
+        lua_rawseti(L, LUA_REGISTRYINDEX, loop->error);
         return lua_error(L);
     }
     return rc == LLM_OK ? 0 : luaL_error(L, "%s", err.message);
@@ -182,23 +198,21 @@ static int event_close(lua_State *L)
     return 0;
 }
 
-static void event_call(struct api_event *e)
+static int call_event(lua_State *L)
 {
-    struct api_loop *loop = e->loop;
-    lua_State *L = api_callback(loop, 8);
-    if (!L) return;
-    api_push_kept(loop, L, e);
+    struct api_event *e = lua_touserdata(L, 1);
+    api_push_kept(e->loop, L, e);
     lua_getfenv(L, -1);
     lua_rawgeti(L, -1, 1);
-    lua_replace(L, -3);
-    lua_pop(L, 1);
     if (e->timer) event_shut(e, L); /* one shot */
-    api_call(loop, 0);
+    lua_call(L, 0, 0);
+    return 0;
 }
 
 static void on_event(void *ud)
 {
-    event_call(ud);
+    struct api_event *e = ud;
+    api_call(e->loop, call_event, e);
 }
 
 /* A userdata with the function at argument `fn` as its environment, on top of the stack. */

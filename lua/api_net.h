@@ -32,7 +32,8 @@ struct api_loop {
     struct net_loop *loop;
     struct http_client *client; /* opened by the first fetch */
     int env;                    /* registry reference of the environment */
-    int error;                  /* registry reference of what a callback raised, or LUA_NOREF */
+    int error;                  /* registry reference of what a callback raised, kept ready */
+    int failed;                 /* 1: there is something */
     int running;                /* loop:run() is on the C stack */
     int closing;                /* no callback into Lua any more */
 };
@@ -50,11 +51,10 @@ void api_push_kept(struct api_loop *loop, lua_State *L, const void *key);
 lua_State *api_enter(struct api_loop *loop, lua_State *L);
 void api_leave(struct api_loop *loop, lua_State *outer);
 
-/* The thread for a callback with room for n values, null if there is to be no callback. */
-lua_State *api_callback(struct api_loop *loop, int n);
-
-/* Calls the function under n_args on the stack of loop->L. [-(n_args + 1), +0, -] */
-void api_call(struct api_loop *loop, int n_args);
+/* Calls body with `ud` as light userdata, on loop->L: all that a callback does with Lua, also finding and
+ * pushing what it works with, as any of it may run out of memory, and the error must not pass through
+ * libevent. What it raises ends loop:run(). Nothing happens if there is to be no callback. [-0, +0, -] */
+void api_call(struct api_loop *loop, lua_CFunction body, void *ud);
 
 void api_open_server(lua_State *L); /* api_http.c: adds to the module table on top. [-0, +0, m] */
 void api_open_fetch(lua_State *L);  /* api_fetch.c */
