@@ -159,9 +159,10 @@ local function main()
                                  "--max-model-len", "256", "--disable-access-log" }
   local ok, state, settled, after, seconds = pcall(soak, server, path)
   local load = ok and llm.json.decode(ask(server, "GET", "/load").body)
+  local log = server:output()
   server:stop()
   os.execute("rm -r " .. directory)
-  if not ok then error(state, 0) end
+  if not ok then error(("%s\nThe server's log ends:\n%s"):format(state, log:sub(-2000)), 0) end
   print(("%d reloads in %.1f s under %d clients: %d streams, %d failed; %+d KiB and %+d threads after the first %d")
     :format(opts.reloads, seconds, opts.clients, state.n_streams, #state.bad, after.rss - settled.rss,
       after.threads - settled.threads, SETTLED))
