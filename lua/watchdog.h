@@ -84,6 +84,7 @@ struct watch_call {
     struct script_account *account;
     int flags;
     uint64_t start, due;
+    uint64_t entered; /* when the inner call began */
 };
 
 /* The watch of the calling thread, made if it has none; each open needs a close, by the same thread. Starts
@@ -121,6 +122,7 @@ static inline void watchdog_enter_at(struct watch *watch, lua_State *L, struct s
     outer->account = watch->account;
     outer->flags = watch->flags;
     outer->start = atomic_load_explicit(&watch->start, memory_order_relaxed);
+    outer->entered = now;
     watch->L = L;
     watch->account = account;
     watch->flags = 0;
@@ -147,6 +149,7 @@ void watchdog_arm(struct watch *watch);
 static inline uint64_t watchdog_leave(struct watch *watch, const struct watch_call *outer, int *flags)
 {
     uint64_t now = ticks_now(), spent = now - atomic_load_explicit(&watch->start, memory_order_relaxed);
+    uint64_t elapsed = now - outer->entered; /* with what calls inside have spent */
     atomic_store_explicit(&watch->due, WATCHDOG_NEVER, memory_order_relaxed);
     atomic_signal_fence(memory_order_seq_cst);
     if (watch->flags & WATCH_HOOKED) watchdog_unhook(watch);
@@ -156,9 +159,9 @@ static inline uint64_t watchdog_leave(struct watch *watch, const struct watch_ca
     watch->L = outer->L;
     watch->account = outer->account;
     watch->flags = outer->flags;
-    atomic_store_explicit(&watch->start, outer->start + spent, memory_order_relaxed);
+    atomic_store_explicit(&watch->start, outer->start + elapsed, memory_order_relaxed);
     atomic_signal_fence(memory_order_seq_cst);
-    atomic_store_explicit(&watch->due, outer->due == WATCHDOG_NEVER ? WATCHDOG_NEVER : outer->due + spent,
+    atomic_store_explicit(&watch->due, outer->due == WATCHDOG_NEVER ? WATCHDOG_NEVER : outer->due + elapsed,
                           memory_order_release);
     return now;
 }

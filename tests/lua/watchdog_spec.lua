@@ -144,4 +144,24 @@ describe("the watchdog", function()
     end))
     assert.is_false(ok)
   end)
+
+  it("does not count what is further inside either", function()
+    local outer, inner = core.account("handler", "outer", nil, 3 * LIMIT), core.account("handler", "inner", nil, 5)
+    local function nested(depth, f)
+      if depth == 0 then return f() end
+      return select(2, core.resume(depth == 1 and inner or outer, coroutine.create(function() return nested(depth - 1, f) end)))
+    end
+    local done = nested(4, function()
+      local start = core.now()
+      while core.now() < start + 10 * LIMIT do end
+      return "innermost done"
+    end)
+    assert.equal("innermost done", done)
+    local start = core.now()
+    local ok = core.resume(outer, coroutine.create(function()
+      nested(3, function() while core.now() < start + 10 * LIMIT do end end)
+      while core.now() < start + 11 * LIMIT do end
+    end))
+    assert.is_true(ok)
+  end)
 end)
