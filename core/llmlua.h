@@ -162,6 +162,13 @@ void llm_tokenizer_info(const struct llm_tokenizer *tokenizer, struct llm_tokeni
 llm_status llm_tokenize(const struct llm_tokenizer *tokenizer, const char *text, size_t bytes,
                         int add_special, int parse_special, int32_t *ids, size_t capacity, size_t *n,
                         struct llm_error *err);
+/* The bytes a token stands for, which may be part of a UTF-8 character; *bytes says how many, 0 for an id out
+ * of range. Borrowed until the tokenizer is closed. */
+const char *llm_token_bytes(const struct llm_tokenizer *tokenizer, int32_t id, size_t *bytes);
+/* 1: a control token, such as BOS and <|im_start|>. */
+int llm_token_is_special(const struct llm_tokenizer *tokenizer, int32_t id);
+/* The ids that end a turn; borrowed. */
+const int32_t *llm_end_tokens(const struct llm_tokenizer *tokenizer, int32_t *n);
 /* Writes up to capacity bytes of UTF-8 (no NUL), *bytes says how long the text is. Errors: LLM_EINVAL (an id
  * out of range). */
 llm_status llm_detokenize(const struct llm_tokenizer *tokenizer, const int32_t *ids, size_t n,

@@ -144,6 +144,31 @@ static int tokenizer_token_text(lua_State *L)
     return 1;
 }
 
+/* tokenizer:token_bytes(id) -> its bytes; nil for control tokens and ids out of range. [-0, +1, e] */
+static int tokenizer_token_bytes(lua_State *L)
+{
+    const struct llm_tokenizer *t = check_tokenizer(L, 1);
+    lua_Integer id = luaL_checkinteger(L, 2);
+    size_t bytes = 0;
+    const char *s = id >= 0 && id <= INT32_MAX ? llm_token_bytes(t, (int32_t)id, &bytes) : NULL;
+    if (!bytes || llm_token_is_special(t, (int32_t)id)) return 0;
+    lua_pushlstring(L, s, bytes);
+    return 1;
+}
+
+/* tokenizer:end_tokens() -> list of ids. [-0, +1, e] */
+static int tokenizer_end_tokens_list(lua_State *L)
+{
+    int32_t n = 0;
+    const int32_t *ids = llm_end_tokens(check_tokenizer(L, 1), &n);
+    lua_createtable(L, n, 0);
+    for (int32_t i = 0; i < n; i++) {
+        lua_pushinteger(L, ids[i]);
+        lua_rawseti(L, -2, i + 1);
+    }
+    return 1;
+}
+
 /* tokenizer:info() -> {vocab_size, bos, eos, chat_template}; what there is none of is nil. [-0, +1, e] */
 static int tokenizer_info(lua_State *L)
 {
@@ -167,9 +192,14 @@ static int tokenizer_info(lua_State *L)
 
 void api_open_tokenizer(lua_State *L)
 {
-    static const luaL_Reg methods[] = {{"encode", tokenizer_encode}, {"decode", tokenizer_decode},
-                                       {"info", tokenizer_info},     {"token_text", tokenizer_token_text},
-                                       {"close", tokenizer_close},   {NULL, NULL}};
+    static const luaL_Reg methods[] = {{"encode", tokenizer_encode},
+                                       {"decode", tokenizer_decode},
+                                       {"info", tokenizer_info},
+                                       {"token_text", tokenizer_token_text},
+                                       {"token_bytes", tokenizer_token_bytes},
+                                       {"end_tokens", tokenizer_end_tokens_list},
+                                       {"close", tokenizer_close},
+                                       {NULL, NULL}};
     api_new_type(L, API_TOKENIZER, methods, tokenizer_close);
     luaL_getmetatable(L, API_ENGINE);
     lua_getfield(L, -1, "__index");

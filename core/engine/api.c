@@ -79,6 +79,21 @@ llm_status llm_tokenize(const struct llm_tokenizer *t, const char *text, size_t 
     return status;
 }
 
+const char *llm_token_bytes(const struct llm_tokenizer *t, int32_t id, size_t *bytes)
+{
+    return tokenizer_bytes(inner(t), id, bytes);
+}
+
+int llm_token_is_special(const struct llm_tokenizer *t, int32_t id)
+{
+    return tokenizer_is_special(inner(t), id);
+}
+
+const int32_t *llm_end_tokens(const struct llm_tokenizer *t, int32_t *n)
+{
+    return tokenizer_end_tokens(inner(t), n);
+}
+
 llm_status llm_detokenize(const struct llm_tokenizer *t, const int32_t *ids, size_t n, int skip_special,
                           char *text, size_t capacity, size_t *bytes, struct llm_error *err)
 {

@@ -71,6 +71,12 @@ function Tokenizer:token_text(id)
   return text
 end
 
+-- The bytes of one token, which may be part of a UTF-8 character; nil for control tokens and ids out of range.
+function Tokenizer:token_bytes(id) return self.handle:token_bytes(id) end
+
+-- The ids that end a turn.
+function Tokenizer:end_tokens() return self.handle:end_tokens() end
+
 -- vocab_size; bos, eos (ids) and chat_template (Jinja), nil where the model has none.
 function Tokenizer:info() return self.handle:info() end
 

@@ -370,6 +370,15 @@ function Tokenizer:bos() end
 ---@return string
 function Tokenizer:token_text(id) end
 
+---The bytes of one token, which may be part of a UTF-8 character; nil for control tokens and ids out of range.
+---@param id integer
+---@return string?
+function Tokenizer:token_bytes(id) end
+
+---The ids that end a turn.
+---@return integer[]
+function Tokenizer:end_tokens() end
+
 ---@return {vocab_size: integer, bos?: integer, eos?: integer, chat_template?: string}
 function Tokenizer:info() end
 
