@@ -260,6 +260,8 @@ llm_status llm_policy_rollback(struct llm_engine *engine, const char *name, int3
 /* Requests cannot ask for it any more. Errors: LLM_ENOENT. */
 llm_status llm_policy_remove(struct llm_engine *engine, const char *name, struct llm_error *err);
 
+int llm_policy_exists(struct llm_engine *engine, const char *name);
+
 struct llm_policy_info {
     char name[64];
     int32_t generation;                       /* counts from 1 */

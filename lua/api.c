@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-static const char *status_name(llm_status status)
+const char *api_status_name(llm_status status)
 {
     switch (status) {
 #define X(name, value, text)                                                                                 \
@@ -22,7 +22,7 @@ int api_fail(lua_State *L, const struct llm_error *err)
 {
     lua_pushnil(L);
     lua_pushstring(L, err->message[0] ? err->message : llm_status_text(err->status));
-    lua_pushstring(L, status_name(err->status));
+    lua_pushstring(L, api_status_name(err->status));
     return 3;
 }
 
@@ -138,5 +138,6 @@ int luaopen_llm_core(lua_State *L)
     api_open_tokenizer(L);
     api_open_system(L);
     api_open_watch(L);
+    api_open_policy(L);
     return 1;
 }

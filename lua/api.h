@@ -25,6 +25,7 @@ void api_open_sequence(lua_State *L);
 void api_open_tokenizer(lua_State *L);
 void api_open_system(lua_State *L);
 void api_open_watch(lua_State *L);
+void api_open_policy(lua_State *L);
 
 /* ---- values shared by the files of the module ---------------------------------------------------------- */
 
@@ -56,11 +57,12 @@ struct api_sequence {
     struct api_sequence *prev, *next;
 };
 
-/* Userdata. One of the two is set; the engine's tokenizer is borrowed and its userdata held by the
- * environment. */
+/* Userdata. One of the three is set; of the engine's tokenizer the engine's userdata is held by the
+ * environment; who pushes a borrowed one sees to it that it lives on. */
 struct api_tokenizer {
     struct llm_tokenizer *owned;
     struct api_engine *engine;
+    const struct llm_tokenizer *borrowed;
 };
 
 /* The engine at this argument. Raises if it is something else or closed. [-0, +0, e] */
@@ -83,11 +85,17 @@ void api_sequence_close(struct api_sequence *sequence);
 /* The sequence at this argument. Raises if it is something else or closed. [-0, +0, e] */
 struct llm_sequence *api_check_sequence(lua_State *L, int arg);
 
+/* "EINVAL" and so on. */
+const char *api_status_name(llm_status status);
+
 /* Pushes nil, message, code; returns 3. [-0, +3, m] */
 int api_fail(lua_State *L, const struct llm_error *err);
 
 /* Registers the userdata type `name`: its methods, and what collects it (null: nothing to do). [-0, +0, m] */
 void api_new_type(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction gc);
+
+/* Pushes a tokenizer that outlives the state. [-0, +1, m] */
+void api_push_tokenizer(lua_State *L, const struct llm_tokenizer *tokenizer);
 
 /* Pushes the text of one token as it reads inside a text (a leading space is kept). [-0, +1, m] */
 void api_push_token_text(lua_State *L, const struct llm_tokenizer *tokenizer, int32_t id);
@@ -101,6 +109,10 @@ llm_status api_read_ids(lua_State *L, int index, const char *what, int32_t **ids
  * on the stack: use it before they are popped. Errors: LLM_EINVAL (which parameter, what it must be). Pushes
  * an unspecified number of values. [-0, +?, m] */
 llm_status api_read_sampling(lua_State *L, int index, struct llm_sampling *out, struct llm_error *err);
+
+/* The list {{name, JSON or nil}, …} at `index`, as api_read_sampling. [-0, +?, m] */
+llm_status api_read_policies(lua_State *L, int index, const struct llm_policy_use **out, size_t *n,
+                             struct llm_error *err);
 
 /* ---- fields of a table into a struct ------------------------------------------------------------------- */
 

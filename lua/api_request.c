@@ -62,6 +62,10 @@ static llm_status read_spec(lua_State *L, struct llm_request_spec *spec, struct 
         lua_getfield(L, 4, "sequence");
         if (!lua_isnil(L, -1)) spec->sequence = api_check_sequence(L, -1);
         lua_pop(L, 1);
+        lua_getfield(L, 4, "policies");
+        if (!lua_isnil(L, -1))
+            status = api_read_policies(L, lua_gettop(L), &spec->policies, &spec->n_policies, err);
+        if (status != LLM_OK) return status;
     }
     return api_read_sampling(L, 3, &spec->sampling, err);
 }
@@ -235,6 +239,12 @@ static void push_finish(lua_State *L, const struct llm_event *event)
     if (event->finish == LLM_FINISH_ERROR) {
         lua_pushstring(L, event->error ? event->error->message : "unknown error");
         lua_setfield(L, -2, "error");
+        if (event->error) {
+            lua_pushstring(L, api_status_name(event->error->status));
+            lua_setfield(L, -2, "error_code");
+        }
+        lua_pushstring(L, event->error_details); /* null: nil */
+        lua_setfield(L, -2, "error_details");
     }
 }
 

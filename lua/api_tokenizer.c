@@ -9,6 +9,7 @@ static const struct llm_tokenizer *check_tokenizer(lua_State *L, int arg)
 {
     struct api_tokenizer *t = luaL_checkudata(L, arg, API_TOKENIZER);
     if (t->owned) return t->owned;
+    if (t->borrowed) return t->borrowed;
     if (!t->engine) luaL_error(L, "the tokenizer is closed");
     if (!t->engine->engine) luaL_error(L, "the engine of this tokenizer is closed");
     return llm_engine_tokenizer(t->engine->engine);
@@ -21,6 +22,11 @@ static struct api_tokenizer *new_tokenizer(lua_State *L)
     luaL_getmetatable(L, API_TOKENIZER);
     lua_setmetatable(L, -2);
     return t;
+}
+
+void api_push_tokenizer(lua_State *L, const struct llm_tokenizer *tokenizer)
+{
+    new_tokenizer(L)->borrowed = tokenizer;
 }
 
 /* core.tokenizer(path) -> tokenizer | nil, message, code. [-0, +1|3, e] */
@@ -53,6 +59,7 @@ static int tokenizer_close(lua_State *L)
     llm_tokenizer_close(t->owned);
     t->owned = NULL;
     t->engine = NULL;
+    t->borrowed = NULL;
     return 0;
 }
 

@@ -37,7 +37,7 @@ static void print_help(void)
 {
     fputs(usage, stdout);
     for (const struct embedded_file *f = embedded_files; f->path; f++) {
-        if (strncmp(f->path, "scripts/", 8) == 0) printf("  %s\n", f->path + 8);
+        if (strncmp(f->path, "scripts/", 8) == 0 && !strchr(f->path + 8, '/')) printf("  %s\n", f->path + 8);
     }
 }
 

@@ -6,6 +6,7 @@ local llm, openai = require "llm", require "llm.openai"
 local opts = llm.options(arg, openai.options)
 local engine = llm.try(llm.engine, opts)
 local server = llm.try(llm.server, openai.server_options(opts))
+llm.try(openai.policies, engine, opts) -- --policy, --policy-dir, --default-policy
 llm.try(openai.protect, server, opts) -- access log, request ids, CORS, API keys, deadlines
 
 server:post("/v1/completions", llm.try(openai.completions, engine, opts))

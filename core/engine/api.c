@@ -137,6 +137,11 @@ llm_status llm_policy_remove(struct llm_engine *engine, const char *name, struct
     return policy_book_remove(&engine->policies, name, err);
 }
 
+int llm_policy_exists(struct llm_engine *engine, const char *name)
+{
+    return policy_book_has(&engine->policies, name);
+}
+
 size_t llm_policy_list(struct llm_engine *engine, struct llm_policy_info *out, size_t capacity)
 {
     return policy_book_list(&engine->policies, out, capacity);

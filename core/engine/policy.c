@@ -171,6 +171,15 @@ llm_status policy_book_remove(struct policy_book *b, const char *name, struct ll
     return there ? LLM_OK : llm_fail(err, LLM_ENOENT, "there is no policy %s", name);
 }
 
+int policy_book_has(struct policy_book *b, const char *name)
+{
+    pthread_mutex_lock(&b->lock);
+    const struct policy_shelf *s = find(b, name);
+    int has = s && s->active;
+    pthread_mutex_unlock(&b->lock);
+    return has;
+}
+
 static struct llm_policy_info describe(const struct policy_shelf *s, struct policy *p)
 {
     struct llm_policy_info i = {.generation = p->generation,

@@ -76,6 +76,7 @@ llm_status policy_book_add(struct policy_book *book, const struct llm_policy *ta
 llm_status policy_book_rollback(struct policy_book *book, const char *name, int32_t *generation,
                                 struct llm_error *err);
 llm_status policy_book_remove(struct policy_book *book, const char *name, struct llm_error *err);
+int policy_book_has(struct policy_book *book, const char *name);
 size_t policy_book_list(struct policy_book *book, struct llm_policy_info *out, size_t capacity);
 
 /* The chain that a request names, null if it names none. n_sequences: llm_sampling.n. Any thread. Errors:

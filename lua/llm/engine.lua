@@ -5,6 +5,7 @@
 
 local core = require "llm.core"
 local hub = require "llm.hub"
+local policies = require "llm.policy"
 local progress = require "llm.progress"
 local requests = require "llm.request"
 local options_module = require "llm.options"
@@ -127,6 +128,56 @@ function Engine:detokenize(ids, options)
   return tokenizer_or_fail(self):decode(ids, options)
 end
 
+-- ---- policies ------------------------------------------------------------------------------------------------
+
+local function raise_failure(failure)
+  local _, at = (failure.traceback or ""):find("\nstack traceback:", 1, true)
+  error(at and failure.message .. failure.traceback:sub(at - 16) or failure.message, 3)
+end
+
+-- Loads a policy: the path of a file; or the name of one that comes with the program or lies in a directory that was
+-- added; or a name and its Lua text. From then on requests may ask for it by name; those under way keep the generation
+-- they began with. options: deadline (seconds a call of a hook may take, 0.1), load_seconds (1). Returns its name and
+-- generation. Raises if it does not load: then what was there before goes on.
+function Engine:load_policy(source, text, options)
+  handle_of(self)
+  if type(source) ~= "string" then error("load_policy needs a path or a name; it got a " .. type(source), 2) end
+  if type(text) == "table" then text, options = nil, text end
+  local name, result
+  if text then
+    name, result = policies.load_text(self, "=" .. source, text, options)
+  elseif source:find "[/.]" then
+    name, result = policies.load_file(self, source, options)
+  else
+    name, result = policies.load_named(self, source, options)
+  end
+  if not name then raise_failure(result) end
+  return name, result
+end
+
+-- Makes the generation before serve again. Returns its number.
+function Engine:rollback_policy(name)
+  local generation, message = handle_of(self):policy_rollback(name)
+  if not generation then error(message, 2) end
+  return generation
+end
+
+-- Requests cannot ask for it any more.
+function Engine:remove_policy(name)
+  local ok, message = handle_of(self):policy_remove(name)
+  if not ok then error(message, 2) end
+end
+
+-- What is loaded: a list of {name, generation, active, n_users, n_requests, n_calls, n_failures, seconds}.
+function Engine:policies() return handle_of(self):policies() end
+
+-- The policy of requests that name none; nil: none.
+function Engine:default_policy(policy, args)
+  handle_of(self)
+  local ok, message = policies.set_default(self, policy, args)
+  if not ok then error(message, 2) end
+end
+
 -- ---- events --------------------------------------------------------------------------------------------------
 
 -- Takes all events that wait; if there are none, waits up to timeout_ms for the first. Returns whether there were
@@ -164,6 +215,9 @@ local function await(engine, requests)
 end
 
 local function submit(engine, prompt, params, fields)
+  local chain, wrong = policies.chain(engine, params)
+  if wrong then return nil, wrong, "EINVAL" end
+  fields.policies = chain
   local request, message, code = engine.handle:submit(prompt, params, fields)
   if request then engine.inboxes[request] = {} end
   return request, message, code
@@ -258,6 +312,12 @@ local function fill(batch)
   return true
 end
 
+-- Why a request failed; of a script's failure, where.
+local function failure_text(event)
+  local _, at = (event.error_details or ""):find("\nstack traceback:", 1, true)
+  return at and event.error .. event.error_details:sub(at - 16) or event.error
+end
+
 -- Hands events in the inboxes to their outputs. true, or nil and a message when a request failed.
 local function collect(batch)
   local inboxes, finished = batch.engine.inboxes, {}
@@ -265,7 +325,7 @@ local function collect(batch)
     local inbox = inboxes[request]
     if #inbox > 0 then inboxes[request] = {} end
     for _, event in ipairs(inbox) do
-      if event.error then return nil, event.error end
+      if event.error then return nil, failure_text(event) end
       take_event(batch.outputs[i], event)
       if event.request_done then finished[#finished + 1] = request end
     end
@@ -383,9 +443,9 @@ function Stream:poll()
     self.engine.inboxes[self.request], self.taken = {}, 0
   end
   if event.error then
-    self.failed = true
+    self.failed, self.failure = true, { message = event.error, code = event.error_code, details = event.error_details }
     self:close()
-    error(event.error, 2)
+    error(failure_text(event), 2)
   end
   if event.request_done then finish_stream(self) end
   event.request_done = nil

@@ -53,6 +53,12 @@ function M.try(f, ...)
   M.exit(1, tostring(failure))
 end
 
+-- Makes a policy, in a file of its own: it runs beside the engine and shares nothing with the program.
+function M.policy()
+  error("a policy is made in a file of its own: write it to NAME.lua and load it with engine:load_policy(\"NAME.lua\"), "
+    .. "or give its text: engine:load_policy(\"name\", text)", 2)
+end
+
 -- The number of this worker (1 without --workers), and how many there are once the server runs.
 function M.worker() return workers.me() end
 

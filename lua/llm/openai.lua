@@ -13,8 +13,10 @@ local auth = require "llm.auth"
 local cors = require "llm.cors"
 local health = require "llm.openai.health"
 local page = require "llm.page"
+local policies = require "llm.policy"
 local tasks = require "llm.task"
 local tokens = require "llm.openai.tokens"
+local workers = require "llm.workers"
 
 local M = {
   options = require "llm.openai.options",
@@ -30,6 +32,35 @@ local M = {
   load = health.load,
   page = page.mount,
 }
+
+local function must(ok, result)
+  if ok then return end
+  local _, at = (result.traceback or ""):find("\nstack traceback:", 1, true)
+  error(result.message .. (at and result.traceback:sub(at - 16) or ""), 0)
+end
+
+-- Loads the policies of --policy and --policy-dir, those that have changed since the last time, and goes on loading
+-- them when their files change; sets --default-policy. Raises what is wrong with one. Engines are shared by workers, so
+-- the first does it for all; each knows the default.
+function M.policies(engine, opts)
+  local limits = { deadline = opts.policy_timeout }
+  policies.set_limits(engine, limits)
+  if not workers.is_second() then
+    for _, source in ipairs(opts.policy or {}) do
+      if source:find "[/.]" then
+        must(policies.reload_file(engine, source))
+      elseif not engine.handle:has_policy(source) then
+        must(policies.load_named(engine, source))
+      end
+    end
+    for _, directory in ipairs(opts.policy_dir or {}) do must(policies.add_directory(engine, directory)) end
+    if opts.policy or opts.policy_dir then policies.watch(engine) end
+  else
+    for _, directory in ipairs(opts.policy_dir or {}) do policies.know_directory(engine, directory) end
+  end
+  local ok, message = policies.set_default(engine, opts.default_policy, opts.default_policy_args)
+  if not ok then error("--default-policy: " .. message, 0) end
+end
 
 -- What llm.server takes of these options.
 function M.server_options(opts)

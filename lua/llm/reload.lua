@@ -8,6 +8,7 @@ local core = require "llm.core"
 local http = require "llm.http"
 local json = require "llm.json"
 local net = require "llm.net"
+local policies = require "llm.policy"
 local script = require "llm.script"
 local tasks = require "llm.task"
 local workers = require "llm.workers"
@@ -352,6 +353,11 @@ local admin_routes = {
   ["/admin/reload"] = { POST = function(manager, res) manager:answer(res, manager:reload()) end },
   ["/admin/rollback"] = { POST = function(manager, res) manager:answer(res, manager:rollback()) end },
   ["/admin/scripts"] = { GET = function(manager, res) res:json(manager:status_of_all()) end },
+  ["/admin/policies"] = { GET = function(_, res) res:json(policies.status(script.engines())) end },
+  ["/admin/policies/rollback"] = { POST = function(_, res, req)
+    local body = json.decode(req.body or "")
+    res:json(policies.roll_back(script.engines(), type(body) == "table" and body.name))
+  end },
 }
 
 -- The handler of an admin path, nil for any other. It comes before the script's own layers and routes, which may be
@@ -367,7 +373,7 @@ local function admin_handler(manager, path)
     auth.layer { keys = keys, open = {} }(req, res, function()
       local handler = route[req.method]
       if not handler then http.error(405, ("%s does not take %s"):format(path, req.method)) end
-      return handler(manager, res)
+      return handler(manager, res, req)
     end)
   end
 end

@@ -77,6 +77,8 @@ M.sampling = {
   { name = "logit_bias", type = "bias", help = "added to the tokens' logits" },
   { name = "allowed_token_ids", type = "integers", help = "no other token is sampled" },
   { name = "bad_words", type = "strings", many = true, help = "never generate this" },
+  { name = "policy", type = "policy", request = true, help = "the policy that samples, or several" },
+  { name = "policy_args", type = "object", request = true, help = "arguments of the policy, as JSON" },
   { name = "truncate_prompt_tokens", type = "integer", request = true, help = "keep the last k tokens of the prompt" },
 }
 

@@ -58,6 +58,15 @@ function M.engine(options, open)
   return nil, "a reloaded script gets the engine that is open, and none is with these options: restart for others"
 end
 
+-- The engines that are open.
+function M.engines()
+  local list = {}
+  for engine in pairs(engines) do
+    if engine.handle:is_open() then list[#list + 1] = engine end
+  end
+  return list
+end
+
 -- The engines that are open, a list of {key, handle} for workers.
 function M.opened_engines()
   local list = {}

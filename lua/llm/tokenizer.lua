@@ -1,7 +1,6 @@
 -- Text to token ids and back.
 
 local core = require "llm.core"
-local hub = require "llm.hub"
 
 local Tokenizer = {}
 Tokenizer.__index = Tokenizer
@@ -12,7 +11,7 @@ local M = { Tokenizer = Tokenizer }
 -- A tokenizer of its own: path is a GGUF file, a model directory, a tokenizer.json, a tokenizer.model, or an id on the
 -- hub.
 function M.open(path)
-  local found, message = hub.resolve(path, { tokenizer_only = true })
+  local found, message = require("llm.hub").resolve(path, { tokenizer_only = true })
   if not found then return nil, message end
   local handle
   handle, message = core.tokenizer(found)
@@ -20,10 +19,13 @@ function M.open(path)
   return setmetatable({ handle = handle, path = path }, Tokenizer)
 end
 
+-- One whose handle (of llm.core) somebody else looks after.
+function M.over(handle, path) return setmetatable({ handle = handle, path = path }, Tokenizer) end
+
 -- The tokenizer of an open engine, nil if it has none.
 function M.of(engine_handle, path)
   local handle = engine_handle:tokenizer()
-  return handle and setmetatable({ handle = handle, path = path }, Tokenizer)
+  return handle and M.over(handle, path)
 end
 
 local function flag(options, name, default)

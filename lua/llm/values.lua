@@ -60,6 +60,17 @@ local function parse_bias(text)
   return map
 end
 
+local function parse_names(text)
+  local list = {}
+  for name in text:gmatch "[^,%s]+" do list[#list + 1] = name end
+  return #list > 1 and list or list[1]
+end
+
+local function parse_object(text)
+  local value = require("llm.json").decode(text)
+  return type(value) == "table" and value or nil
+end
+
 local booleans = { ["true"] = true, ["1"] = true, yes = true, on = true,
                    ["false"] = false, ["0"] = false, no = false, off = false }
 
@@ -93,6 +104,10 @@ M.types = {
                is = list_of(is_whole) },
   strings = { what = "a string or a list of strings", shown = "TEXT", parse = function(s) return s end,
               is = function(v) return is_string(v) or list_of(is_string)(v) end },
+  policy = { what = "the name of a policy, or a list of names and of {name = …, args = {…}}", shown = "NAME,...",
+             parse = parse_names, is = function(v) return is_string(v) or type(v) == "table" end },
+  object = { what = "an object such as {\"tau\": 5}", shown = "JSON", parse = parse_object,
+             is = function(v) return type(v) == "table" end },
   bias = { what = "a map from token id to bias, such as 50256:-100,11:2.5", shown = "ID:X,...", parse = parse_bias,
            is = function(v) return type(v) == "table" end },
 }

@@ -65,6 +65,8 @@ local llm = {}
 ---@field logit_bias? table<integer, number>
 ---@field allowed_token_ids? integer[]
 ---@field bad_words? string[]
+---@field policy? string|llm.PolicyUse|(string|llm.PolicyUse)[] the policy that samples, or several
+---@field policy_args? table<string, any> arguments of the policy, if there is one
 ---@field truncate_prompt_tokens? integer keep the last k tokens of the prompt
 
 ---@class llm.RequestOptions
@@ -211,6 +213,109 @@ function Engine:reset_prefix_cache() end
 
 ---Cancels what runs and frees the model. Harmless twice.
 function Engine:close() end
+
+---Loads a policy: a file's path, the name of one that comes with the program, or a name and its Lua text. Requests
+---submitted from now on get it by its name. Raises if it does not load: what was there before goes on.
+---@param source string
+---@param text? string
+---@param options? {deadline?: number, load_seconds?: number} seconds a call of a hook may take (0.1), and a load (1)
+---@return string name, integer generation
+function Engine:load_policy(source, text, options) end
+
+---Makes the generation before serve again.
+---@param name string
+---@return integer generation
+function Engine:rollback_policy(name) end
+
+---Requests cannot ask for it any more.
+---@param name string
+function Engine:remove_policy(name) end
+
+---@class llm.PolicyInfo
+---@field name string
+---@field generation integer counts from 1
+---@field active boolean true: it is what requests get
+---@field n_users integer requests that hold it
+---@field n_requests integer
+---@field n_calls integer of hooks and graphs
+---@field n_failures integer
+---@field seconds number in hooks, on the engine's thread
+---@return llm.PolicyInfo[]
+function Engine:policies() end
+
+---The policy of requests that name none; nil: none.
+---@param policy? string|(string|llm.PolicyUse)[]
+---@param args? table<string, any>
+function Engine:default_policy(policy, args) end
+
+---@class llm.PolicyUse
+---@field name string
+---@field args? table<string, any>
+
+---In the file of a policy: makes the policy. defaults: its parameters, with what they are where a request gives none.
+---@param name string
+---@param defaults? table<string, number|boolean|string|table>
+---@return llm.Policy
+function llm.policy(name, defaults) end
+
+---What a policy's file fills in. Hooks that are absent cost nothing.
+---@class llm.Policy
+---@field name string
+---@field defaults table<string, any>
+---@field ranges? table<string, number[]> {least, greatest} of parameters that are numbers
+---@field on_error? "fail"|"ignore" ignore: a hook that fails is left out for the rest of the sequence
+---@field max_candidates? integer most that the candidates hook is given (256)
+---@field help? string
+---@field init? fun(req: llm.PolicyRequest) before the first token of a sequence
+---@field logits? fun(row: llm.Row, req: llm.PolicyRequest) may change the row
+---@field candidates? fun(c: llm.Candidates, req: llm.PolicyRequest): integer? the token to take; nil: no opinion
+---@field graph? fun(g: table, logits: table, p: table): table traced once, when the file is loaded
+---@field done? fun(req: llm.PolicyRequest)
+---@field test? fun(t: llm.PolicyTrial) raises if something is wrong; runs at each load
+
+---One sequence under one policy.
+---@class llm.PolicyRequest
+---@field state table the policy's own, empty at first
+---@field params table<string, any> the defaults, and over them what the request gave
+---@field graph table<string, any> set by init: parameters of the graph
+---@field prompt integer[] tokens; [-1] is the last
+---@field output integer[] tokens so far
+---@field position integer of the token to be chosen, from 0
+---@field index integer of the sequence in its request, from 0
+---@field seed number
+---@field random fun(self: llm.PolicyRequest, m?: integer, n?: integer): number as math.random, of (seed, index, position)
+
+---@class llm.Candidate
+---@field token integer
+---@field prob number
+---@field logprob number
+---@field text string
+
+---The likeliest of what is drawn from, in order. Valid within the hook.
+---@class llm.Candidates
+---@field [integer] llm.Candidate
+---@field find fun(self: llm.Candidates, token: integer): integer? its place
+---@field draw fun(self: llm.Candidates, u: number, n?: integer): integer the token at u in [0, 1) of the first n
+---@field each fun(self: llm.Candidates): fun(): integer?, llm.Candidate?
+
+---Logits by token id, from 0. Valid within the hook.
+---@class llm.Row
+---@field [integer] number
+---@field ban fun(self: llm.Row, ids: integer[])
+---@field keep fun(self: llm.Row, ids: integer[]) bans all others
+---@field fill fun(self: llm.Row, logit: number)
+---@field argmax fun(self: llm.Row): integer, number
+
+---@class llm.PolicyTrial
+---@field run fun(self: llm.PolicyTrial, options?: {prompt?: integer[], output?: integer[], args?: table, seed?: integer, index?: integer}): llm.PolicyTrialRun
+
+---@class llm.PolicyTrialRun
+---@field req llm.PolicyRequest
+---@field push fun(self: llm.PolicyTrialRun, token: integer)
+---@field logits fun(self: llm.PolicyTrialRun, list: number[]): table<integer, number>
+---@field candidates fun(self: llm.PolicyTrialRun, list: number[][]): integer?
+---@field graph fun(self: llm.PolicyTrialRun, list: number[], options?: table): integer|table<integer, number>
+---@field done fun(self: llm.PolicyTrialRun)
 
 ---@class llm.Stream
 ---@field done boolean? true: there will be no more deltas
@@ -479,6 +584,7 @@ function llm.server(options) end
 ---@field page fun(server: llm.Server, engine: llm.Engine, options?: table) adds the page at / with GET /admin/state (the engine's model, counters and KV pages) and GET and PUT /admin/file (the server's script, with a key)
 ---@field server_options fun(options: table): table what llm.server takes of them
 ---@field protect fun(server: llm.Server, options: table) adds access log, request ids, CORS, API keys, deadlines
+---@field policies fun(engine: llm.Engine, options: table) loads the policies of the options, and again when files change
 ---@field deadline fun(seconds: number): function a layer
 
 ---Sends a request over HTTP; in a task the others run meanwhile. Any status is an answer.

@@ -49,6 +49,11 @@ M.entries = {
   { name = "metadata", type = "any", on = "chat responses", ignored = true },
   { name = "service_tier", type = "string", on = "chat responses", ignored = true },
 
+  { name = "policy", type = "policy", on = "completions chat responses", into = "sampling",
+    help = "the policy that samples: a name, or a list of names and of {\"name\": …, \"args\": {…}}" },
+  { name = "policy_args", type = "plain_object", on = "completions chat responses", into = "sampling",
+    help = "the policy's arguments" },
+
   -- vLLM's
   { name = "best_of", type = "integer", only = 1, on = "completions", why = "it is gone from the API; use n" },
   { name = "use_beam_search", type = "boolean", only = false, why = "there is no beam search in this server" },

@@ -76,13 +76,23 @@ local function ended(run, i, stream)
   metrics.finished_request(run.service.engine, note(run, stream), run.sampling, stream.n_tokens or 0)
 end
 
+-- A policy's failure is its request's: the message is the client's to see, the traceback goes to the log.
+local function poll_one(stream)
+  local ok, delta = pcall(stream.poll, stream)
+  if ok then return delta end
+  local failure = stream.failure
+  if not failure or not failure.details then error(delta, 0) end
+  io.stderr:write(("llmlua: %s\n"):format(failure.details))
+  http.error(failure.code == "EINVAL" and 400 or 500, failure.message, { param = "policy" })
+end
+
 -- One delta that is there already, from the streams in turn.
 local function poll(run)
   local streams = run.streams
   for step = 1, #streams do
     local i = (run.turn + step - 1) % #streams + 1
     local stream = streams[i]
-    local delta = stream:poll()
+    local delta = poll_one(stream)
     if delta then
       run.turn = i
       stream.n_tokens = (stream.n_tokens or 0) + #delta.token_ids

@@ -104,4 +104,17 @@ function M.plain(v)
   return v
 end
 
+M.plain_object = { what = "an object", read = function(v) return kind_of(v) == "dict" and M.plain(v) or nil end }
+
+local function policy_use(v)
+  if type(v) == "string" then return v end
+  if kind_of(v) ~= "dict" or type(v.map.name) ~= "string" then return nil end
+  local args = v.map.args
+  if args == nil or args == template.none then return v.map.name end
+  return kind_of(args) == "dict" and { name = v.map.name, args = M.plain(args) } or nil
+end
+M.policy = { what = 'a name, or a list of names and of {"name": …, "args": {…}}', read = function(v)
+  return policy_use(v) or list_of(v, policy_use)
+end }
+
 return M

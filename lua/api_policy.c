@@ -1,0 +1,158 @@
+/* llm.core: loading policies into an engine, and what it knows of them. */
+
+#include "api.h"
+#include "embed.h"
+#include "policy_host.h"
+
+#include <lauxlib.h>
+#include <math.h>
+#include <string.h>
+
+static uint64_t check_ns(lua_State *L, int arg)
+{
+    double seconds = luaL_checknumber(L, arg);
+    return seconds > 0 && seconds < 1e9 ? (uint64_t)ceil(seconds * 1e9) : 0;
+}
+
+/* engine:policy_load(chunk_name, text, load, soft, hard) -> name, generation | nil, message, code, details.
+ * Limits in seconds, 0: none: of the load, and of a hook (logged beyond the first, ended beyond the second).
+ * details: the traceback of an error in the file. [-0, +2|4, e] */
+static int policy_load(lua_State *L)
+{
+    struct api_engine *e = api_check_engine(L, 1);
+    size_t bytes = 0;
+    const char *chunk_name = luaL_checkstring(L, 2), *text = luaL_checklstring(L, 3, &bytes);
+    const struct policy_limits limits = {check_ns(L, 4), check_ns(L, 5), check_ns(L, 6)};
+    struct llm_error err = {LLM_OK, ""};
+    struct llm_policy table;
+    char details[4096] = "";
+    int32_t generation = 0;
+    if (policy_host_load(e->engine, chunk_name, text, bytes, &limits, &table, details, sizeof details,
+                         &err) == LLM_OK) {
+        lua_pushstring(L, table.name);
+        if (llm_policy_add(e->engine, &table, &generation, &err) == LLM_OK) {
+            lua_pushinteger(L, generation);
+            return 2;
+        }
+        table.close(table.self);
+    }
+    int n = api_fail(L, &err);
+    lua_pushstring(L, details);
+    return n + 1;
+}
+
+/* engine:policy_rollback(name) -> generation | nil, message, code. [-0, +1|3, e] */
+static int policy_rollback(lua_State *L)
+{
+    struct llm_error err = {LLM_OK, ""};
+    int32_t generation = 0;
+    if (llm_policy_rollback(api_check_engine(L, 1)->engine, luaL_checkstring(L, 2), &generation, &err) !=
+        LLM_OK)
+        return api_fail(L, &err);
+    lua_pushinteger(L, generation);
+    return 1;
+}
+
+/* engine:policy_remove(name) -> true | nil, message, code. [-0, +1|3, e] */
+static int policy_remove(lua_State *L)
+{
+    struct llm_error err = {LLM_OK, ""};
+    if (llm_policy_remove(api_check_engine(L, 1)->engine, luaL_checkstring(L, 2), &err) != LLM_OK)
+        return api_fail(L, &err);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+static void push_info(lua_State *L, const struct llm_policy_info *i)
+{
+    const struct {
+        const char *name;
+        double value;
+    } numbers[] = {{"generation", i->generation},         {"n_users", i->n_users},
+                   {"n_requests", (double)i->n_requests}, {"n_calls", (double)i->n_calls},
+                   {"n_failures", (double)i->n_failures}, {"seconds", i->seconds}};
+    lua_createtable(L, 0, 8);
+    lua_pushstring(L, i->name);
+    lua_setfield(L, -2, "name");
+    lua_pushboolean(L, i->active);
+    lua_setfield(L, -2, "active");
+    for (size_t k = 0; k < sizeof numbers / sizeof *numbers; k++) {
+        lua_pushnumber(L, numbers[k].value);
+        lua_setfield(L, -2, numbers[k].name);
+    }
+}
+
+/* engine:policies() -> list of {name, generation, active, n_users, n_requests, n_calls, n_failures, seconds}.
+ * [-0, +1, e] */
+static int policy_list(lua_State *L)
+{
+    struct llm_engine *engine = api_check_engine(L, 1)->engine;
+    size_t capacity = llm_policy_list(engine, NULL, 0);
+    struct llm_policy_info *infos = lua_newuserdata(L, (capacity + 1) * sizeof *infos);
+    size_t n = llm_policy_list(engine, infos, capacity);
+    if (n > capacity) n = capacity;
+    lua_createtable(L, (int)n, 0);
+    for (size_t i = 0; i < n; i++) {
+        push_info(L, &infos[i]);
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+    return 1;
+}
+
+/* engine:has_policy(name) -> boolean. [-0, +1, e] */
+static int policy_has(lua_State *L)
+{
+    lua_pushboolean(L, llm_policy_exists(api_check_engine(L, 1)->engine, luaL_checkstring(L, 2)));
+    return 1;
+}
+
+/* core.bundled(prefix) -> list of the paths of bundled files that begin with it. [-0, +1, e] */
+static int bundled(lua_State *L)
+{
+    size_t length = 0;
+    const char *prefix = luaL_checklstring(L, 1, &length);
+    int n = 0;
+    lua_newtable(L);
+    for (const struct embedded_file *f = embedded_files; f->path; f++) {
+        if (strncmp(f->path, prefix, length) != 0) continue;
+        lua_pushstring(L, f->path);
+        lua_rawseti(L, -2, ++n);
+    }
+    return 1;
+}
+
+llm_status api_read_policies(lua_State *L, int index, const struct llm_policy_use **out, size_t *n,
+                             struct llm_error *err)
+{
+    if (!lua_istable(L, index)) return llm_fail(err, LLM_EINVAL, "policies must be a list");
+    *n = lua_objlen(L, index);
+    struct llm_policy_use *uses = lua_newuserdata(L, (*n + 1) * sizeof *uses);
+    for (size_t i = 0; i < *n; i++) {
+        uses[i] = (struct llm_policy_use){0};
+        lua_rawgeti(L, index, (int)i + 1);
+        if (lua_istable(L, -1)) {
+            lua_rawgeti(L, -1, 1);
+            lua_rawgeti(L, -2, 2);
+            uses[i].name = lua_tostring(L, -2);
+            uses[i].args = lua_tolstring(L, -1, &uses[i].args_bytes);
+            lua_pop(L, 2);
+        }
+        lua_pop(L, 1);
+        if (!uses[i].name) return llm_fail(err, LLM_EINVAL, "policies[%zu] must be {name, JSON}", i + 1);
+    }
+    *out = uses;
+    return LLM_OK;
+}
+
+void api_open_policy(lua_State *L)
+{
+    static const luaL_Reg methods[] = {{"policy_load", policy_load},     {"policy_rollback", policy_rollback},
+                                       {"policy_remove", policy_remove}, {"policies", policy_list},
+                                       {"has_policy", policy_has},       {NULL, NULL}};
+    luaL_getmetatable(L, API_ENGINE);
+    lua_getfield(L, -1, "__index");
+    luaL_register(L, NULL, methods);
+    lua_pop(L, 2);
+    lua_pushcfunction(L, bundled);
+    lua_setfield(L, -2, "bundled");
+}

@@ -1,0 +1,311 @@
+-- Policies as the program sees them: where they come from, loading them into an engine, asking for them in a request,
+-- watching their files. A policy itself runs in a Lua state of its own (llm/policy/state.lua), on the engine's thread.
+--
+-- An engine knows policies by name. One it does not know yet is looked for in the directories it was told of, then
+-- among those that come with the program (scripts/policies).
+
+local core = require "llm.core"
+local embedded = require "llm.embedded"
+local fs = require "llm.fs"
+local http = require "llm.http"
+local json = require "llm.json"
+local suggest = require "llm.suggest"
+local tasks = require "llm.task"
+
+local M = {}
+
+-- Seconds: of a load with its self-test; of a call of a hook, logged beyond the first, ended beyond the second.
+local LOAD, SOFT, HARD = 1, 0.01, 0.1 -- HARD unless set_limits says otherwise
+local SETTLE = 0.02 -- between a change of a file and the look at it: editors write in steps
+local BUNDLED = "scripts/policies/"
+
+-- engine -> { directories = {…}, files = {path = {text, name}}, default = uses }; what this Lua state has done
+local records = setmetatable({}, { __mode = "k" })
+
+local function record_of(engine)
+  local record = records[engine]
+  if not record then
+    record = { directories = {}, files = {} }
+    records[engine] = record
+  end
+  return record
+end
+
+local function log(format, ...) io.stderr:write("llmlua: " .. format:format(...) .. "\n") end
+
+local function read_file(path)
+  local file, message = io.open(path, "rb")
+  if not file then return nil, message end
+  local text
+  text, message = file:read "*a"
+  file:close()
+  return text, message
+end
+
+-- ---- loading -------------------------------------------------------------------------------------------------
+
+-- limits: deadline, load_seconds (as of load_policy) of policies that are loaded without options.
+function M.set_limits(engine, limits) record_of(engine).limits = limits end
+
+-- Loads a policy's text. Returns its name and generation; or nil and a failure: {message, file, line, traceback}.
+function M.load_text(engine, chunk_name, text, options)
+  options = options or record_of(engine).limits or {}
+  local hard = options.deadline or HARD
+  local name, generation, code, details = engine.handle:policy_load(chunk_name, (text:gsub("^#[^\n]*", "")),
+    options.load_seconds or LOAD, math.min(SOFT, hard), hard)
+  if name then return name, generation end
+  local message = generation
+  local file, line = message:match "^(%S-):(%d+): "
+  return nil, { message = message, code = code, file = file, line = tonumber(line),
+                traceback = details ~= "" and details or nil }
+end
+
+-- Loads a file. Results as of load_text.
+function M.load_file(engine, path, options)
+  local text, message = read_file(path)
+  if not text then return nil, { message = "cannot read a policy: " .. message, file = path } end
+  local record = record_of(engine)
+  local known = record.files[path]
+  record.files[path] = { text = text, name = known and known.name, options = options }
+  local name, generation = M.load_text(engine, "@" .. path, text, options)
+  if name then record.files[path].name = name end
+  return name, generation
+end
+
+local function is_plain_name(name) return type(name) == "string" and #name <= 63 and not name:find "[^%w_-]" end
+
+-- The path of a policy that is not loaded yet, by its name; or its bundled text and path.
+local function find(engine, name)
+  if not is_plain_name(name) then return nil end
+  for _, directory in ipairs(record_of(engine).directories) do
+    local path = ("%s/%s.lua"):format(directory, name)
+    if fs.stat(path) then return path end
+  end
+  local path = BUNDLED .. name .. ".lua"
+  return nil, embedded(path), path
+end
+
+-- The names that a request may use, sorted.
+function M.names(engine)
+  local set, list = {}, {}
+  for _, info in ipairs(engine.handle:policies()) do
+    if info.active then set[info.name] = true end
+  end
+  for _, path in ipairs(core.bundled(BUNDLED)) do set[path:sub(#BUNDLED + 1):gsub("%.lua$", "")] = true end
+  for name in pairs(set) do list[#list + 1] = name end
+  table.sort(list)
+  return list
+end
+
+-- Loads a policy that lies in a directory or comes with the program. Results as of load_text; the failure's code is
+-- "ENOENT" if there is none of that name.
+function M.load_named(engine, name, options)
+  local path, text, chunk = find(engine, name)
+  local loaded, result
+  if path then
+    loaded, result = M.load_file(engine, path, options)
+  elseif text then
+    loaded, result = M.load_text(engine, "@" .. chunk, text, options)
+  else
+    local names = M.names(engine)
+    return nil, { code = "ENOENT", message = ("policy '%s' does not exist%s; there are: %s"):format(name:sub(1, 64),
+      suggest.hint(name, names), table.concat(names, ", ")) }
+  end
+  if not loaded then return nil, result end
+  if loaded ~= name then
+    return nil, { message = ("%s makes the policy '%s'; its name must be the file's"):format(path or chunk, loaded) }
+  end
+  return loaded, result
+end
+
+-- ---- requests ------------------------------------------------------------------------------------------------
+
+-- A request's policy and policy_args as the engine takes them: a list of {name, JSON}.
+local function uses_of(policy, args)
+  if policy == nil then
+    if args ~= nil then return nil, "policy_args needs a policy: give its name in 'policy'" end
+    return nil
+  end
+  local list = type(policy) == "table" and (policy.name and { policy } or policy) or { policy }
+  if args ~= nil and #list ~= 1 then
+    return nil, "policy_args goes with one policy; give several theirs as {name = …, args = {…}}"
+  end
+  local uses = {}
+  for i, use in ipairs(list) do
+    local name = type(use) == "table" and use.name or use
+    if type(name) ~= "string" then
+      return nil, ("policy[%d] must be a name, or {name = …, args = {…}}; it is a %s"):format(i, type(use))
+    end
+    local own = type(use) == "table" and use.args or args
+    if own ~= nil and type(own) ~= "table" then
+      return nil, ("policy_args of %s must be a table of arguments by name; it is a %s"):format(name, type(own))
+    end
+    if own and next(own) == nil then own = nil end
+    local text, message
+    if own then
+      text, message = json.encode(own)
+      if not text then return nil, ("policy_args of %s: %s"):format(name, message) end
+    end
+    uses[i] = { name, text }
+  end
+  return uses
+end
+
+-- The chain of a request, loading what it needs: a list for the core, nil for none; or nil and a message.
+function M.chain(engine, params)
+  local policy, args = params.policy, params.policy_args
+  if policy == nil and args == nil then
+    local record = records[engine]
+    return record and record.default or nil
+  end
+  local uses, message = uses_of(policy, args)
+  if not uses then return nil, message end
+  for _, use in ipairs(uses) do
+    local name = use[1]
+    if not engine.handle:has_policy(name) then
+      local ok, failure = M.load_named(engine, name)
+      if not ok then
+        if failure.code == "ENOENT" then return nil, failure.message end
+        return nil, ("policy '%s' does not load: %s"):format(name, failure.message)
+      end
+    end
+  end
+  return #uses > 0 and uses or nil
+end
+
+-- The policy of requests that name none; nil: none. policy, args: as in a request. true, or nil and a message.
+function M.set_default(engine, policy, args)
+  local uses, message
+  if policy ~= nil then
+    uses, message = M.chain(engine, { policy = policy, policy_args = args })
+    if not uses then return nil, message end
+  end
+  record_of(engine).default = uses
+  return true
+end
+
+-- ---- directories and watched files ---------------------------------------------------------------------------
+
+-- Policies that are not loaded yet are looked for in this directory too.
+function M.know_directory(engine, directory)
+  local list = record_of(engine).directories
+  for _, known in ipairs(list) do
+    if known == directory then return end
+  end
+  table.insert(list, directory)
+end
+
+-- The policies of a directory are loaded, now and when their files change (watch). Returns true; or nil and the first
+-- failure, after which the others are loaded all the same.
+function M.add_directory(engine, directory)
+  local names, message = fs.list(directory)
+  if not names then return nil, { message = message } end
+  M.know_directory(engine, directory)
+  local failure
+  table.sort(names)
+  for _, name in ipairs(names) do
+    if name:find "%.lua$" then
+      local path = directory .. "/" .. name
+      local ok, why = M.reload_file(engine, path)
+      if not ok then failure = failure or why end
+    end
+  end
+  if failure then return nil, failure end
+  return true
+end
+
+-- Loads a file whose text is not what was loaded last. true, or nil and a failure.
+function M.reload_file(engine, path)
+  local known = record_of(engine).files[path]
+  local text = read_file(path)
+  if not text or known and known.text == text then return true end
+  local name, generation = M.load_file(engine, path, known and known.options)
+  if not name then return nil, generation end
+  if known then log("generation %d of policy %s serves", generation, name) end
+  return true
+end
+
+local function directory_of(path)
+  local directory = path:match "^(.*)/[^/]*$" or "."
+  return directory == "" and "/" or directory
+end
+
+local function look(engine)
+  local record = record_of(engine)
+  for _, directory in ipairs(record.directories) do
+    local ok, failure = M.add_directory(engine, directory)
+    if not ok then log("%s\nllmlua: what was there before goes on serving", failure.message) end
+  end
+  for path in pairs(record.files) do
+    local ok, failure = M.reload_file(engine, path)
+    if not ok then log("%s\nllmlua: what was there before goes on serving", failure.message) end
+  end
+end
+
+-- Looks at all files of policies when one changes. In a program with an event loop.
+function M.watch(engine)
+  local record = record_of(engine)
+  if not record.watch then
+    local message
+    record.watch, message = require("llm.net").files(tasks.loop(), function()
+      if record.settling then return end
+      record.settling = tasks.loop():after(SETTLE, function()
+        record.settling = nil
+        look(engine)
+      end)
+    end)
+    if not record.watch then return log("%s", message) end
+    record.watched = {}
+  end
+  local directories = {}
+  for _, directory in ipairs(record.directories) do directories[directory] = true end
+  for path in pairs(record.files) do directories[directory_of(path)] = true end
+  for directory in pairs(directories) do
+    if not record.watched[directory] then
+      record.watched[directory] = true
+      local ok, message = record.watch:add(directory)
+      if not ok then log("%s", message) end
+    end
+  end
+end
+
+-- ---- what there is -------------------------------------------------------------------------------------------
+
+-- A list of {name, generation, active, n_users, n_requests, n_calls, n_failures, seconds}.
+function M.list(engine) return engine.handle:policies() end
+
+local order = { "name", "generation", "active", "n_users", "n_requests", "n_calls", "n_failures", "seconds", "file" }
+
+-- GET /admin/policies: those that are loaded, of all engines, and the names of those that would be.
+function M.status(engines)
+  local loaded, names = json.array(), json.array()
+  for _, engine in ipairs(engines) do
+    local files = {}
+    for path, file in pairs(record_of(engine).files) do
+      if file.name then files[file.name] = path end
+    end
+    for _, info in ipairs(M.list(engine)) do
+      info.file = info.active and files[info.name] or nil
+      loaded[#loaded + 1] = json.object(info, order)
+    end
+    for _, name in ipairs(M.names(engine)) do names[#names + 1] = name end
+  end
+  return json.object({ policies = loaded, names = names }, { "policies", "names" })
+end
+
+-- POST /admin/policies/rollback {"name": …}
+function M.roll_back(engines, name)
+  if type(name) ~= "string" then http.error(400, "name must be the name of a policy", { param = "name" }) end
+  local message
+  for _, engine in ipairs(engines) do
+    local generation
+    generation, message = engine.handle:policy_rollback(name)
+    if generation then
+      log("back to generation %d of policy %s", generation, name)
+      return json.object({ name = name, generation = generation }, { "name", "generation" })
+    end
+  end
+  http.error(409, message or "there is no engine")
+end
+
+return M
