@@ -19,8 +19,10 @@ enum {
     THREADS = 1024,
     N_WARPS = THREADS / 32,
     N_BINS = 2048,
-    MOST_IN_BIN = 2048, /* gathered */
-    MOST_LEVELS = 3,    /* a bin of the third is narrower than floats are apart, but near 0 */
+    MOST_GATHERED = 2048,
+    CHUNK = 256, /* of a row, for the draw; more where there would be too many */
+    MOST_CHUNKS = 1024,
+    MOST_LEVELS = 3, /* a bin of the third is narrower than floats are apart, but near 0 */
 };
 static __device__ const float first_scale =
     64; /* bins for a unit of d; the first level's last bin has no end */
@@ -42,7 +44,9 @@ struct row {
 
 struct scratch {
     uint32_t count[N_BINS], mass[N_BINS];
-    float gathered[MOST_IN_BIN];
+    float gathered[MOST_GATHERED];
+    int id[MOST_GATHERED];
+    double chunk_mass[MOST_CHUNKS];
     float warp_f[N_WARPS];
     int warp_i[N_WARPS];
     double warp_d[N_WARPS];
@@ -95,19 +99,39 @@ static __device__ void block_argmax(float *value, int *index, struct scratch *s)
 /* ---- passes over the row ---------------------------------------------------------------------------------
  */
 
-/* Calls f(i, x) for each element, four at a time where the row is aligned for it. */
+/* Calls f(i, x) for each element; where the row is aligned for it, sixteen are loaded before the first is
+ * used. */
 template <typename F> static __device__ __forceinline__ void each(const float *x, int n, F f)
 {
-    int n4 = (reinterpret_cast<uintptr_t>(x) & 15) == 0 ? n / 4 : 0;
+    const int ahead = 4;
+    int n4 = (reinterpret_cast<uintptr_t>(x) & 15) == 0 ? n / 4 : 0, i = threadIdx.x;
     const float4 *x4 = reinterpret_cast<const float4 *>(x);
-    for (int i = threadIdx.x; i < n4; i += THREADS) {
+    for (; i + (ahead - 1) * THREADS < n4; i += ahead * THREADS) {
+        float4 v[ahead];
+#pragma unroll
+        for (int k = 0; k < ahead; k++) v[k] = x4[i + k * THREADS];
+#pragma unroll
+        for (int k = 0; k < ahead; k++) {
+            int at = 4 * (i + k * THREADS);
+            f(at, v[k].x);
+            f(at + 1, v[k].y);
+            f(at + 2, v[k].z);
+            f(at + 3, v[k].w);
+        }
+    }
+    for (; i < n4; i += THREADS) {
         float4 v = x4[i];
         f(4 * i, v.x);
         f(4 * i + 1, v.y);
         f(4 * i + 2, v.z);
         f(4 * i + 3, v.w);
     }
-    for (int i = 4 * n4 + threadIdx.x; i < n; i += THREADS) f(i, x[i]);
+    for (i = 4 * n4 + threadIdx.x; i < n; i += THREADS) f(i, x[i]);
+}
+
+static __device__ __forceinline__ float weight(const struct row *r, float v)
+{
+    return expf((v - r->max) * r->inverse);
 }
 
 static __device__ __forceinline__ int bin_of(const struct level *l, float d)
@@ -191,15 +215,25 @@ static __device__ void find_bin(const struct level *level, double target, int by
     __syncthreads();
 }
 
-/* The elements inside `n_levels` levels; more than there is room for are counted only. */
-static __device__ void gather_inside(const struct row *r, int n_levels, struct scratch *s)
+static __device__ double histogram_mass(struct scratch *s)
+{
+    double mass = 0;
+    for (int b = threadIdx.x; b < N_BINS; b += THREADS)
+        mass += (double)s->mass[b] * (double)(mass_unit * bin_top(&s->level[0], b));
+    return block_sum(mass, s);
+}
+
+/* Gathers the elements for which keep(d) holds; more than there is room for are counted only. */
+template <typename F> static __device__ void gather(const struct row *r, struct scratch *s, F keep)
 {
     if (threadIdx.x == 0) s->n_gathered = 0;
     __syncthreads();
-    each(r->x, r->n, [&](int, float v) {
-        if (!(v >= r->least) || !is_inside(s, n_levels, (r->max - v) * r->inverse)) return;
+    each(r->x, r->n, [&](int id, float v) {
+        if (!(v >= r->least) || !keep((r->max - v) * r->inverse)) return;
         int i = atomicAdd(&s->n_gathered, 1);
-        if (i < MOST_IN_BIN) s->gathered[i] = v;
+        if (i >= MOST_GATHERED) return;
+        s->gathered[i] = v;
+        s->id[i] = id;
     });
     __syncthreads();
 }
@@ -217,21 +251,59 @@ static __device__ float block_min(float v, struct scratch *s)
 
 /* The gathered element at which the walk from the largest down reaches `missing`. Equal ones stand and fall
  * together: an element belongs to the walk if what is larger does not complete it. */
-static __device__ float rank_gathered(const struct row *r, double missing, int by_count, struct scratch *s)
+static __device__ float rank_gathered(const struct row *r, float least, double missing, int by_count,
+                                      struct scratch *s)
 {
     float smallest = FLT_MAX;
-    int n = min(s->n_gathered, (int)MOST_IN_BIN);
+    int n = min(s->n_gathered, (int)MOST_GATHERED);
     for (int i = threadIdx.x; i < n; i += THREADS) {
         float v = s->gathered[i];
         double larger = 0;
+        if (v < least) continue;
         for (int j = 0; j < n; j++)
-            if (s->gathered[j] > v)
-                larger += by_count ? 1.0 : (double)expf((s->gathered[j] - r->max) * r->inverse);
+            if (s->gathered[j] > v) larger += by_count ? 1.0 : (double)weight(r, s->gathered[j]);
         if (larger < missing) smallest = fminf(smallest, v);
     }
     smallest = block_min(smallest, s);
-    return smallest == FLT_MAX ? r->least : smallest;
+    return smallest == FLT_MAX ? least : smallest;
 }
+
+/* ---- few candidates: the rest is done on what was gathered ------------------------------------------------
+ */
+
+static __device__ double gathered_mass(const struct row *r, float least, struct scratch *s)
+{
+    double mass = 0;
+    for (int i = threadIdx.x; i < s->n_gathered; i += THREADS)
+        if (s->gathered[i] >= least) mass += (double)weight(r, s->gathered[i]);
+    return block_sum(mass, s);
+}
+
+/* The token: the one kept element whose predecessors in order of ids do not reach u of the mass, but with it.
+ */
+static __device__ int draw_gathered(const struct row *r, float least, double u, struct scratch *s)
+{
+    double left = u * gathered_mass(r, least, s);
+    if (threadIdx.x == 0) s->token = -1;
+    __syncthreads();
+    for (int i = threadIdx.x; i < s->n_gathered; i += THREADS) {
+        if (s->gathered[i] < least) continue;
+        double before = 0;
+        int later = 0;
+        for (int j = 0; j < s->n_gathered; j++) {
+            if (s->gathered[j] < least) continue;
+            if (s->id[j] < s->id[i]) before += (double)weight(r, s->gathered[j]);
+            later += s->id[j] > s->id[i];
+        }
+        if (before <= left && (left < before + (double)weight(r, s->gathered[i]) || !later))
+            s->token = s->id[i];
+    }
+    __syncthreads();
+    return s->token;
+}
+
+/* ---- many candidates: thresholds from levels of histograms, and a draw from the whole row
+ * ------------------ */
 
 /* The logit at which the walk down the row reaches `target`. The first level's histogram is there. */
 static __device__ float walk_down(const struct row *r, double target, int by_count, struct scratch *s)
@@ -249,81 +321,69 @@ static __device__ float walk_down(const struct row *r, double target, int by_cou
                 s->level[level + 1] = {l->d0 + (float)s->bin / l->scale, l->scale * (float)N_BINS, 0};
         }
         __syncthreads();
-        if (crowd <= MOST_IN_BIN || level + 1 == MOST_LEVELS) break;
+        if (crowd <= MOST_GATHERED || level + 1 == MOST_LEVELS) break;
         histogram(r, level + 1, s);
     }
-    gather_inside(r, level + 1, s);
+    gather(r, s, [&](float d) { return is_inside(s, level + 1, d); });
     /* Still too many: equal numbers, which are kept together. */
-    return rank_gathered(r, s->n_gathered > MOST_IN_BIN ? DBL_MAX : target, by_count, s);
+    return rank_gathered(r, r->least, s->n_gathered > MOST_GATHERED ? DBL_MAX : target, by_count, s);
 }
 
-/* The smallest logit that min_p, top_k and top_p keep. */
-static __device__ float find_threshold(struct row r, const struct sample_row *p, struct scratch *s)
+/* Sums of kept weights, a warp a chunk of the row, then the chunk where u of the mass is reached, then the
+ * element in it. */
+static __device__ int draw_row(const struct row *r, float least, double u, struct scratch *s)
 {
-    int by_k = p->top_k > 0 && p->top_k < r.n;
-    if (p->min_p > 0) r.least = fmaxf(r.least, r.max + p->temperature * logf(p->min_p));
-    if (threadIdx.x == 0) s->level[0] = {0, first_scale, 0};
-    if (by_k) {
-        histogram(&r, 0, s);
-        r.least = fmaxf(r.least, walk_down(&r, (double)p->top_k, 1, s));
-    }
-    if (p->top_p < 1) {
-        histogram(&r, 0, s);
-        double mass = 0;
-        for (int b = threadIdx.x; b < N_BINS; b += THREADS)
-            mass += (double)s->mass[b] * (double)(mass_unit * bin_top(&s->level[0], b));
-        r.least = fmaxf(r.least, walk_down(&r, (double)p->top_p * block_sum(mass, s), 0, s));
-    }
-    return r.least;
-}
-
-/* ---- the draw --------------------------------------------------------------------------------------------
- */
-
-/* Each warp has a run of the row; sums of runs tell which warp, sums of 32 which group, and so on. */
-static __device__ int draw(const float *x, int n, float max, float inverse, float least, double u,
-                           struct scratch *s)
-{
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    int run = ((n + N_WARPS - 1) / N_WARPS + 31) / 32 * 32, begin = min(warp * run, n),
-        end = min(begin + run, n);
-    double sum = 0;
-    for (int i = begin + lane; i < end; i += 32)
-        if (x[i] >= least) sum += (double)expf((x[i] - max) * inverse);
-    for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, chunk = CHUNK;
+    while ((r->n + chunk - 1) / chunk > MOST_CHUNKS) chunk *= 2;
+    int n_chunks = (r->n + chunk - 1) / chunk;
     __syncthreads();
-    if (lane == 0) s->warp_d[warp] = sum;
-    if (threadIdx.x == 0) s->token = -1;
-    __syncthreads();
-    double total = 0, before = 0;
-    for (int w = 0; w < N_WARPS; w++) total += s->warp_d[w];
-    double left = u * total;
-    int chosen = 0;
-    for (int w = 0; w < N_WARPS; w++) {
-        if (s->warp_d[w] > 0)
-            chosen = w; /* at the end: the last that has any, should rounding carry past it */
-        if (left < before + s->warp_d[w]) break;
-        before += s->warp_d[w];
+    for (int c = warp; c < n_chunks; c += N_WARPS) {
+        double sum = 0;
+        int end = min((c + 1) * chunk, r->n);
+#pragma unroll 8
+        for (int i = c * chunk + lane; i < end; i += 32)
+            sum += r->x[i] >= least ? (double)weight(r, r->x[i]) : 0;
+        for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
+        if (lane == 0) s->chunk_mass[c] = sum;
     }
-    if (warp == chosen) {
-        if (left < before) before = left;
-        left -= before;
-        int token = -1;
-        for (int base = begin; base < end; base += 32) {
-            int i = base + lane;
-            int keep = i < end && x[i] >= least;
-            double w = keep ? (double)expf((x[i] - max) * inverse) : 0, upto = w;
+    __syncthreads();
+    if (warp == 0) {
+        int each_lane = (n_chunks + 31) / 32, first = min(lane * each_lane, n_chunks);
+        int last = min(first + each_lane, n_chunks), chosen = -1;
+        double own = 0, left, upto;
+        for (int c = first; c < last; c++) own += s->chunk_mass[c];
+        upto = own;
+        for (int d = 1; d < 32; d *= 2) {
+            double m = __shfl_up_sync(~0u, upto, d);
+            if (lane >= d) upto += m;
+        }
+        left = u * __shfl_sync(~0u, upto, 31);
+        unsigned past = __ballot_sync(~0u, own > 0 && upto > left), any = __ballot_sync(~0u, own > 0);
+        int owner = past ? __ffs((int)past) - 1 : 31 - __clz((int)any);
+        left -= upto - own;
+        for (int c = first; c < last && lane == owner; c++) {
+            if (!(s->chunk_mass[c] > 0)) continue;
+            if (chosen >= 0) left -= s->chunk_mass[chosen];
+            chosen = c;
+            if (left < s->chunk_mass[c]) break;
+        }
+        chosen = __shfl_sync(~0u, chosen, owner);
+        left = __shfl_sync(~0u, left, owner);
+        int token = -1, end = min((chosen + 1) * chunk, r->n);
+        for (int base = chosen * chunk; base < end; base += 32) {
+            int i = base + lane, keep = i < end && r->x[i] >= least;
+            double sum = keep ? (double)weight(r, r->x[i]) : 0;
             for (int d = 1; d < 32; d *= 2) {
-                double o = __shfl_up_sync(~0u, upto, d);
-                if (lane >= d) upto += o;
+                double o = __shfl_up_sync(~0u, sum, d);
+                if (lane >= d) sum += o;
             }
-            unsigned kept = __ballot_sync(~0u, keep), past = __ballot_sync(~0u, keep && upto > left);
+            unsigned kept = __ballot_sync(~0u, keep), done = __ballot_sync(~0u, keep && sum > left);
             if (kept) token = base + 31 - __clz((int)kept);
-            if (past) {
-                token = base + __ffs((int)past) - 1;
+            if (done) {
+                token = base + __ffs((int)done) - 1;
                 break;
             }
-            left -= __shfl_sync(~0u, upto, 31);
+            left -= __shfl_sync(~0u, sum, 31);
         }
         if (lane == 0) s->token = token;
     }
@@ -331,14 +391,45 @@ static __device__ int draw(const float *x, int n, float max, float inverse, floa
     return s->token;
 }
 
+/* ---- the whole --------------------------------------------------------------------------------------------
+ */
+
+static __device__ int choose(struct row r, const struct sample_row *p, double u, struct scratch *s)
+{
+    int by_k = p->top_k > 0 && p->top_k < r.n, by_p = p->top_p < 1;
+    if (p->min_p > 0) r.least = r.max + p->temperature * logf(p->min_p);
+    if (!by_k && !by_p) return draw_row(&r, r.least, u, s);
+
+    if (threadIdx.x == 0) s->level[0] = {0, first_scale, 0};
+    histogram(&r, 0, s);
+    double target = by_k ? (double)p->top_k : (double)p->top_p * histogram_mass(s);
+    find_bin(&s->level[0], target, by_k, s);
+    int bin = s->bin, n_candidates = s->count_before + (int)s->count[s->bin];
+    __syncthreads();
+    if (n_candidates <= MOST_GATHERED) {
+        const struct level *first = &s->level[0];
+        gather(&r, s, [&](float d) { return bin_of(first, d) <= bin; });
+        float least = by_k ? rank_gathered(&r, r.least, target, 1, s) : r.least;
+        if (by_p && by_k) target = (double)p->top_p * gathered_mass(&r, least, s);
+        if (by_p) least = rank_gathered(&r, least, target, 0, s);
+        return draw_gathered(&r, least, u, s);
+    }
+    if (by_k) r.least = fmaxf(r.least, walk_down(&r, target, 1, s));
+    if (by_p) {
+        if (by_k) histogram(&r, 0, s);
+        r.least = fmaxf(r.least, walk_down(&r, (double)p->top_p * histogram_mass(s), 0, s));
+    }
+    return draw_row(&r, r.least, u, s);
+}
+
 static __global__ void __launch_bounds__(THREADS, 1) sample_kernel(struct sample_args a)
 {
     __shared__ struct scratch s;
     pdl_launch();
     pdl_wait();
-    struct sample_row r = a.rows[blockIdx.x];
-    if (r.slot < 0) return;
-    const float *x = a.logits + r.row * a.logits_stride;
+    struct sample_row p = a.rows[blockIdx.x];
+    if (p.slot < 0) return;
+    const float *x = a.logits + p.row * a.logits_stride;
     int n = a.vocab_size, token = 0x7fffffff;
     float max = -INFINITY;
     each(x, n, [&](int i, float v) {
@@ -349,14 +440,13 @@ static __global__ void __launch_bounds__(THREADS, 1) sample_kernel(struct sample
     });
     block_argmax(&max, &token, &s);
     if (token >= n) token = 0; /* not one number in the row */
-    if (r.temperature >= 1e-5f && isfinite(max)) {
-        float least = find_threshold({x, n, max, 1 / r.temperature, -FLT_MAX}, &r, &s);
-        struct rng_block random = rng_philox(r.seed, r.stream, r.position);
+    if (p.temperature >= 1e-5f && isfinite(max)) {
+        struct rng_block random = rng_philox(p.seed, p.stream, p.position);
         uint64_t u53 = ((uint64_t)random.word[0] << 21) ^ (random.word[1] >> 11);
-        int drawn = draw(x, n, max, 1 / r.temperature, least, (double)u53 * 0x1p-53, &s);
+        int drawn = choose({x, n, max, 1 / p.temperature, -FLT_MAX}, &p, (double)u53 * 0x1p-53, &s);
         if (drawn >= 0) token = drawn;
     }
-    if (threadIdx.x == 0) a.out[blockIdx.x] = a.last[r.slot] = token;
+    if (threadIdx.x == 0) a.out[blockIdx.x] = a.last[p.slot] = token;
 }
 
 llm_status cuda_sample(struct backend *be, const struct sample_args *a)
