@@ -137,6 +137,7 @@ int luaopen_llm_core(lua_State *L)
     api_open_sequence(L);
     api_open_tokenizer(L);
     api_open_system(L);
+    api_open_text(L);
     api_open_watch(L);
     api_open_policy(L);
     return 1;

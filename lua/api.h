@@ -24,6 +24,7 @@ void api_open_request(lua_State *L);
 void api_open_sequence(lua_State *L);
 void api_open_tokenizer(lua_State *L);
 void api_open_system(lua_State *L);
+void api_open_text(lua_State *L);
 void api_open_watch(lua_State *L);
 void api_open_policy(lua_State *L);
 

@@ -1,6 +1,7 @@
 -- JSON by dkjson, with what it leaves to its user: which tables are arrays, in which order keys come, null, and
 -- strings that are not UTF-8.
 
+local core = require "llm.core"
 local dkjson = require "dkjson"
 
 local M = {}
@@ -44,7 +45,7 @@ end
 
 -- s with U+FFFD for every byte that is not part of valid UTF-8: JSON is UTF-8.
 function M.utf8(s)
-  if not s:find("[\128-\255]") then return s end
+  if core.is_utf8(s) then return s end
   local parts, i, start = {}, 1, 1
   while i <= #s do
     local n = character(s, i)

@@ -122,6 +122,37 @@ describe("llm.template", function()
     end
   end)
 
+  it("reads JSON in C as in Lua", function()
+    local core, name = require "llm.core", "llm.jinja.json"
+    local fast, in_string, in_list = require(name), core.json_string, core.json_integers
+    core.json_string, core.json_integers = function() end, function() end
+    package.loaded[name] = nil
+    local slow = require(name)
+    core.json_string, core.json_integers, package.loaded[name] = in_string, in_list, fast
+
+    local pieces = { '"', "\\", "\\u", "\\u00e9", "\\ud83d", "\\ude00", "\\uD83D\\uDE00", "\\n", "\\x", "a", "é", "\127",
+      "\1", "[", "]", ",", "1", "0", "12", "-1", "1.5", " ", "\n", "{", "}", ":", "null", "true", '"k"', "\\u0000", "\0",
+      "1234567890123456", "999999999999999", "\\/", '\\"' }
+    local state, n_read = 7, 0
+    local function random(n)
+      state = (state * 1103515245 + 12345) % 2 ^ 31
+      return math.floor(state / 65536) % n + 1
+    end
+    for _ = 1, 20000 do
+      local parts = {}
+      for i = 1, random(9) do parts[i] = pieces[random(#pieces)] end
+      local text = table.concat(parts)
+      local shape = random(3)
+      text = shape == 1 and '"' .. text .. '"' or shape == 2 and "[" .. text .. "]" or text
+      local value, message = fast.decode(text)
+      local same, same_message = slow.decode(text)
+      assert.equal(same_message, message, text)
+      assert.same(same, value, text)
+      if value ~= nil then n_read = n_read + 1 end
+    end
+    assert.is_true(n_read > 1000)
+  end)
+
   it("takes limits apart from the template's variables", function()
     local source = "{% for i in range(100) %}{% endfor %}{{ max_steps }}"
     assert.equal("50", (template.render(source, { messages = {}, max_steps = 50 })))

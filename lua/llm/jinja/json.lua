@@ -1,6 +1,7 @@
 -- JSON ↔ template values. Objects keep the order of their keys, integers stay apart from floats, so that a tool
 -- definition comes out of `tojson` as the client sent it.
 
+local core = require "llm.core"
 local budget = require "llm.jinja.budget"
 local errors = require "llm.jinja.errors"
 local text = require "llm.jinja.text"
@@ -41,7 +42,12 @@ local function decode_escape(s, at)
   return unicode.encode(cp), at + 5
 end
 
+local json_string, json_integers = core.json_string, core.json_integers
+
 local function decode_string(s, at)
+  local plain, next_at = json_string(s, at)
+  if plain then return plain, next_at end
+  -- Something is wrong with it; here we find out what.
   local stop = find(s, '["\\%c]', at + 1)
   if stop and byte(s, stop) == 34 then return sub(s, at + 1, stop - 1), stop + 1 end
   local parts, from = {}, at + 1
@@ -86,6 +92,10 @@ end
 local decode_value
 
 local function decode_array(s, at, depth)
+  if depth < M.MAX_DEPTH then
+    local list, length, next_at = json_integers(s, at)
+    if list then return value.list(list, length), next_at end
+  end
   local out, n = {}, 0
   at = skip(s, at + 1)
   if byte(s, at) == 93 then return value.list(out, 0), at + 1 end
