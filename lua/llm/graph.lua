@@ -78,12 +78,11 @@ local function result_of(f, result)
                            .. "token (g.sample)"):format(trace.place_of(f), values.describe(result)) }, 0)
 end
 
--- Calls f(g, logits, p) once. defaults: the policy's parameters; options: ranges, name -> { least, most } of numbers.
+-- Calls f(g, logits, p) once. defaults: the policy's parameters; ranges: name -> { least, most } of numbers.
 -- Returns the text and the defaults of its tables, name -> list, pairs or automaton. Raises with the line of f that is
 -- wrong in front.
-function M.trace(f, defaults, options)
-  defaults = defaults or {}
-  local ranges = type(options) == "table" and options.ranges or {}
+function M.trace(f, defaults, ranges)
+  defaults, ranges = defaults or {}, ranges or {}
   local t = trace.new()
   local outer = values.trace()
   values.begin(t)
@@ -105,8 +104,8 @@ end
 
 -- The graph of a function, ready to run on one sequence, for trying it out: rows are lists of vocab_size numbers.
 -- graph.sequence(f, defaults, vocab_size):run{ logits = …, output = … }; see lua/api_graph.c.
-function M.sequence(f, defaults, vocab_size, options)
-  local text, tables = M.trace(f, defaults, options)
+function M.sequence(f, defaults, vocab_size, ranges)
+  local text, tables = M.trace(f, defaults, ranges)
   local sequence, message = core.graph(text, vocab_size)
   if not sequence then error(message, 2) end
   for name, value in pairs(tables) do
