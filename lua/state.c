@@ -66,9 +66,19 @@ static int load_embedded(lua_State *L)
     return 1;
 }
 
-/* embedded(path) -> the text of a file compiled in, nil if there is none. [-0, +1, e] */
+/* embedded(path) -> the text of a file compiled in, nil if there is none; embedded() -> the list of all
+ * paths.
+ * [-0, +1, e] */
 static int embedded_text(lua_State *L)
 {
+    if (lua_gettop(L) == 0) {
+        lua_newtable(L);
+        for (int i = 0; embedded_files[i].path; i++) {
+            lua_pushstring(L, embedded_files[i].path);
+            lua_rawseti(L, -2, i + 1);
+        }
+        return 1;
+    }
     const struct embedded_file *f = find_embedded(luaL_checkstring(L, 1));
     if (!f) return 0;
     lua_pushlstring(L, f->data, f->size);

@@ -12,6 +12,7 @@ local options_module = require "llm.options"
 local schema = require "llm.schema"
 local suggest = require "llm.suggest"
 local tasks = require "llm.task"
+local template = require "llm.template"
 local tokenizers = require "llm.tokenizer"
 
 local WAIT_MS = 50 -- between looks at Ctrl-C and the progress bar
@@ -126,6 +127,23 @@ end
 function Engine:detokenize(ids, options)
   handle_of(self)
   return tokenizer_or_fail(self):decode(ids, options)
+end
+
+-- The prompt that the model's chat template makes of these messages ({role, content} …), up to where the answer begins.
+-- It has all control tokens: pass it on with add_special_tokens = false. variables: what else the template knows.
+function Engine:chat_prompt(messages, variables)
+  handle_of(self)
+  local tokenizer = tokenizer_or_fail(self)
+  local info = tokenizer:info()
+  if not info.chat_template then error("the model has no chat template", 2) end
+  local context = { messages = template.from_lua(messages), add_generation_prompt = true }
+  for _, name in ipairs { "bos", "eos" } do
+    if info[name] then context[name .. "_token"] = tokenizer:decode({ info[name] }, { skip_special_tokens = false }) end
+  end
+  for name, value in pairs(variables or {}) do context[name] = template.from_lua(value) end
+  local text, message = template.render(info.chat_template, context)
+  if not text then error("the chat template refuses these messages: " .. message, 2) end
+  return text
 end
 
 -- ---- policies ------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ local M = {
   task = tasks,
   spawn = program.spawn,
   parallel = program.parallel,
+  program = require("llm.servable").new,
 }
 require "llm.sequence" -- engine:sequence
 

@@ -20,7 +20,7 @@ Run.__index = Run
 local M = { Sequence = Sequence, Run = Run }
 
 -- sequence -> { engine, fields (of its requests), known (tokens that requests have covered: all but the last of them
--- are computed) }
+-- are computed), busy (a method waits for its answer), waiters }
 local about = setmetatable({}, { __mode = "k" })
 
 raw.metatable.__tostring = function(seq)
@@ -52,6 +52,23 @@ local function adopt(seq, engine, fields, known)
   end
   root.sequences[seq] = true
   return seq
+end
+
+-- Branches may use one sequence: a method waits until another task's has done with it. (A stream is not waited for:
+-- who reads it may be waiting for the one who would.)
+local function ready(seq)
+  local state = about[seq]
+  while state.busy and tasks.running() do
+    state.waiters = state.waiters or {}
+    table.insert(state.waiters, tasks.running())
+    tasks.wait()
+  end
+end
+
+local function done(state)
+  local waiters = state.waiters
+  state.busy, state.waiters = nil, nil
+  for _, task in ipairs(waiters or {}) do tasks.wake(task) end
 end
 
 -- ---- requests on it ------------------------------------------------------------------------------------------
@@ -98,6 +115,7 @@ end
 
 -- A request on seq, with ids to follow it. fields: whole, discard, prompt_logprobs_start. Errors as of try_stream.
 local function start(seq, ids, params, fields)
+  ready(seq)
   local state = about[seq]
   local set, message = requests.params(params, state.engine:default_params())
   if not set then return nil, message end
@@ -117,7 +135,12 @@ end
 local function complete(level, seq, ids, params, fields)
   fields.whole = true
   local run = checked(level + 1, start(seq, ids, params, fields))
-  local delta = run:next()
+  local state = about[seq]
+  state.busy = true
+  local ok, delta = pcall(run.next, run)
+  if not ok then run:close() end
+  done(state)
+  if not ok then error(delta, 0) end
   return delta, run:info()
 end
 
@@ -146,12 +169,14 @@ end
 
 -- Adds text or tokens at the end. Nothing is computed yet. Returns the sequence.
 function Sequence:feed(what)
+  ready(self)
   checked(2, raw.append(self, ids_of(self, what, 2)))
   return self
 end
 
 -- Computes what was fed, and returns when that is done. Returns the sequence.
 function Sequence:compute()
+  ready(self)
   if #self - about[self].known > 0 and #self > 1 then
     complete(2, self, {}, { max_tokens = 0 }, {})
   end
@@ -163,6 +188,7 @@ function Sequence:rewind(n) return self:rewind_to(math.max(#self - n, 0)) end
 
 -- Forgets all but the first n tokens. Returns the sequence.
 function Sequence:rewind_to(n)
+  ready(self)
   checked(2, raw.rewind(self, n))
   local state = about[self]
   state.known = math.min(state.known, n)
@@ -172,6 +198,7 @@ end
 -- Another one with the same text, or a list of n. Pages are shared, nothing is copied; what was fed and not computed
 -- yet is computed first, so that it is computed once.
 function Sequence:fork(n)
+  ready(self)
   local state = about[self]
   if #self - state.known > 1 then self:compute() end
   if not n then return adopt(checked(2, raw.fork(self)), state.engine, state.fields, state.known) end

@@ -142,6 +142,12 @@ function Engine:stream(prompt, params, options) end
 ---@return llm.Stream? stream, string? message, string? code
 function Engine:try_stream(prompt, params, options) end
 
+---The prompt that the model's chat template makes of messages; pass it on with add_special_tokens = false.
+---@param messages {role: string, content: string}[]
+---@param variables? table what else the template knows, such as add_generation_prompt
+---@return string
+function Engine:chat_prompt(messages, variables) end
+
 ---A text whose keys and values the engine keeps.
 ---@param prompt? llm.Prompt nil: an empty one
 ---@param options? {add_special_tokens?: boolean, priority?: integer, cache_salt?: string} of all requests on it
@@ -495,6 +501,33 @@ function Tokenizer:close() end
 ---@param options? {limit?: integer} at most so many at a time
 ---@return any[] # their first results, in order
 function llm.parallel(list, f, options) end
+
+---A program that can be run as a script and served at a route.
+---@class llm.Servable
+---@field spec llm.OptionSpec
+---@field run fun(engine: llm.Engine, args: table<string, any>, emit: fun(text: string)): any
+local Servable = {}
+
+---A handler of server:post: JSON arguments in, {text, result} out, or events with "stream": true.
+---@param engine llm.Engine
+---@return fun(request: table, response: table)
+function Servable:handler(engine) end
+
+---Checked and completed arguments, or nil and what is wrong.
+---@param given table<string, any>
+---@return table<string, any>? args, string? message
+function Servable:arguments(given) end
+
+---What it takes, for a list of programs.
+---@return table
+function Servable:describe() end
+
+---Makes a program of a function. In the script that llmlua was started with it runs at once: with arguments from the
+---command line, printing what is emitted, and the result.
+---@param spec llm.OptionSpec
+---@param run fun(engine: llm.Engine, args: table<string, any>, emit: fun(text: string)): any
+---@return llm.Servable
+function llm.program(spec, run) end
 
 ---Starts f(...) beside what runs. It ends with the program that started it.
 ---@param f fun(...): ...

@@ -3,6 +3,7 @@ local llm = require "llm"
 local engines = require "llm.engine"
 local program = require "llm.program"
 local sequences = require "llm.sequence"
+local servable = require "llm.servable"
 local tokenizers = require "llm.tokenizer"
 local schema = require "llm.schema"
 local support = require "support"
@@ -63,6 +64,7 @@ describe("llm.d.lua", function()
     assert.same(sorted(exported(sequences.Sequence)), sorted(functions_of("LiveSequence")))
     assert.same(sorted(exported(sequences.Run)), sorted(functions_of("SequenceStream")))
     assert.same(sorted(exported(program.Program)), sorted(functions_of("Program")))
+    assert.same(sorted(exported(servable.Servable)), sorted(functions_of("Servable")))
   end)
 
   it("declares servers and llm.openai", function()
