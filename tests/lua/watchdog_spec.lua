@@ -159,8 +159,8 @@ describe("the watchdog", function()
     assert.equal("innermost done", done)
     local start = core.now()
     local ok = core.resume(outer, coroutine.create(function()
-      nested(3, function() while core.now() < start + 10 * LIMIT do end end)
-      while core.now() < start + 11 * LIMIT do end
+      nested(2, function() while core.now() < start + 10 * LIMIT do end end)
+      while core.now() < start + 12 * LIMIT do end
     end))
     assert.is_true(ok)
   end)
