@@ -171,13 +171,16 @@ static llm_status open_crew(const struct crew_plan *plan, struct crew **out, str
     return status;
 }
 
-/* Signals are member 1's: it tells the others. */
+/* What ends or reloads a server is sent to the process and member 1's to take: it tells the others. All else
+ * (the watchdog's signal, faults) is each thread's own. */
 static llm_status start_threads(struct crew *crew, struct llm_error *err)
 {
-    sigset_t all, before;
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGQUIT};
+    sigset_t set, before;
     int code = 0;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    sigemptyset(&set);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) sigaddset(&set, numbers[i]);
+    pthread_sigmask(SIG_BLOCK, &set, &before);
     while (!code && crew->n_threads < crew->n - 1) {
         struct crew_member *m = &crew->members[crew->n_threads + 1];
         code = pthread_create(&m->thread, NULL, member_main, m);

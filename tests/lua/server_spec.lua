@@ -39,6 +39,35 @@ describe("an engine", function()
   end))
 end)
 
+describe("a response", function()
+  it("has a chunk for each token's text", in_task(function()
+    local server, url = open_server()
+    local texts = { "plain", 'a "quote"', "", "back\\slash", "line\nand\ttab\r\b\f\1\31\127", "\0nul", "é😀", ("x\""):rep(400) }
+    local ends, total = {}, 0
+    for i, text in ipairs(texts) do
+      total = total + #text
+      ends[i] = total
+    end
+    server:get("/tokens", function(_, res)
+      res:tokens('data: {"t":"', table.concat(texts), ends, '"}\n\n')
+      res:tokens('data: {"t":"', 'one "more"', nil, '"}\n\n')
+    end)
+    for i, wrong in ipairs { { 3, 2, 4 }, { 5, 4 }, { -1, 4 } } do
+      server:get("/wrong" .. i, function(_, res) res:tokens("", "abcd", wrong, "") end)
+    end
+    local got = {}
+    for line in assert(llm.fetch(url .. "/tokens")).body:gmatch "data: (%b{})\n\n" do
+      got[#got + 1] = assert(llm.json.decode(line)).t
+    end
+    local expected = { "plain", 'a "quote"', texts[4], texts[5], texts[6], texts[7], texts[8], 'one "more"' }
+    assert.same(expected, got)
+    assert.equal(0, #server.log)
+    for i = 1, 3 do llm.fetch(url .. "/wrong" .. i) end
+    assert.equal(3, #server.log)
+    assert.truthy(server.log[1]:find("the ends must ascend", 1, true))
+  end))
+end)
+
 describe("a task", function()
   it("runs on when a server that was closed is collected", in_task(function()
     do

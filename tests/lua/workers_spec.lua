@@ -184,6 +184,17 @@ describe("workers", function()
     error "no failure was told"
   end))
 
+  it("give up a script that does not end in one of them", with(nil, nil, function(p)
+    write(p.path, SCRIPT:format "if llm.worker() == 2 then while true do end end")
+    local reply = assert(llm.fetch(p.url .. "/admin/reload", { method = "POST", headers = KEY, idle_timeout = 60 }))
+    assert.equal(422, reply.status)
+    local failure = llm.json.decode(reply.body)
+    assert.truthy(failure.error.message:find("worker 2: ", 1, true), reply.body)
+    assert.truthy(failure.error.message:find("has not loaded within", 1, true), reply.body)
+    local _, others = who(p, 30)
+    assert.equal(0, #others)
+  end))
+
   it("answer what is under way when they are told to end", with(nil, nil, function(p)
     local replies = at_once(31, function(i)
       if i <= 30 then return get(p, "/slow") end
