@@ -24,9 +24,7 @@ static size_t carve_all(struct cuda_attention *at, char *base)
     const size_t seqs = static_cast<size_t>(l->max_seqs), heads = static_cast<size_t>(l->n_heads);
     for (int i = 0; i < MAX_PLANS; i++) {
         struct attention_plan *p = &at->plans[i];
-        p->n_bins = carve<int32_t>(base, &used, 1);
         p->n_tiles = carve<int32_t>(base, &used, 1);
-        p->tile_start = carve<int32_t>(base, &used, seqs + 1);
         p->bins = carve<struct decode_bin>(base, &used, static_cast<size_t>(at->max_bins));
         p->tiles = carve<struct prefill_tile>(base, &used, static_cast<size_t>(at->max_tiles));
     }

@@ -38,22 +38,25 @@ enum {
     MAX_HEAD_DIM = 512,
 };
 
-/* What a block of the decode kernel computes: `n` tiles from this one on, in the order sequence, KV head,
- * tile. */
-struct decode_bin {
-    int32_t seq, head, tile, n;
+/* What a block of the decode kernel computes: n tiles from this one on, in the order sequence, KV head, tile;
+ * 0: nothing. All that a block needs to start is here, one load away. */
+struct alignas(16) decode_bin {
+    int32_t seq, head, tile, n; /* tile: from the first that the row sees */
+    int32_t len;                /* keys of seq */
+    int32_t first_bin, n_parts; /* the bins that have the sequence and head of its first tile */
+    int32_t n_last_parts;       /* and of its last tile, if begun here */
 };
 
-/* Rows of a chunk that a block of a prefill kernel computes: from `row` of the chunk on. */
-struct prefill_tile {
-    int32_t seq, row;
+/* Rows of a chunk that a block of a prefill kernel computes for one head, and what it needs to start. */
+struct alignas(16) prefill_tile {
+    int32_t seq, first_row, n_rows; /* of q */
+    int32_t first_position, len;    /* of the first row; keys of seq */
 };
 
 /* A plan on the device; a function of lengths alone, so that it serves all layers with one window. */
 struct attention_plan {
-    int32_t *n_bins, *n_tiles;
-    int32_t *tile_start;        /* [n_decode + 1]: tiles of one KV head before a sequence */
-    struct decode_bin *bins;    /* the first n_bins are not empty */
+    int32_t *n_tiles;
+    struct decode_bin *bins;
     struct prefill_tile *tiles; /* [n_tiles], most keys first */
 };
 

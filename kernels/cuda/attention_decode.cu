@@ -29,10 +29,11 @@ struct decode_walk {
     int32_t first, end, len; /* of seq: tiles, keys */
 };
 
-__device__ __forceinline__ void walk_enter(struct decode_walk &w, const struct attention_call &a, int32_t seq)
+__device__ __forceinline__ void walk_enter(struct decode_walk &w, const struct attention_call &a, int32_t seq,
+                                           int32_t len)
 {
     w.seq = seq;
-    w.len = a.kv_len[seq];
+    w.len = len;
     w.first = first_key(w.len - 1, a.window) / DECODE_TILE;
     w.end = (w.len - 1) / DECODE_TILE + 1;
     w.tile = w.first;
@@ -45,7 +46,7 @@ __device__ __forceinline__ void walk_next(struct decode_walk &w, const struct at
     w.tile = w.first;
     if (++w.head < a.n_kv_heads) return;
     w.head = 0;
-    if (w.seq + 1 < n_seqs) walk_enter(w, a, w.seq + 1);
+    if (w.seq + 1 < n_seqs) walk_enter(w, a, w.seq + 1, a.kv_len[w.seq + 1]);
 }
 
 /* The page of this warp's keys; 16 consecutive keys are in one. */
@@ -138,68 +139,70 @@ __device__ __forceinline__ void add_scaled(float4 &sum, const float4 &v, float s
     sum.x += v.x * scale, sum.y += v.y * scale, sum.z += v.z * scale, sum.w += v.w * scale;
 }
 
-/* Adds up the n partials of a sequence and KV head, from bin b0 on, into out [group][HD]. `scratch`: shared,
- * (MERGE_BLOCK + 18) * 16 floats. */
+/* Adds up the n partials of a sequence and KV head, from bin b0 on, into out [group][HD]: MERGE_BLOCK at a
+ * time, with the maxima and weights of all rows first. `scratch`: shared, (MERGE_BLOCK + 9) * 16 floats. */
 template <typename T, int HD>
 __device__ void merge_partials(const struct decode_partials &partials, int32_t b0, int32_t n, int32_t group,
                                float *scratch, T *out)
 {
     constexpr int EACH =
         (HD * DECODE_MAX_GROUP / 4 + DECODE_THREADS - 1) / DECODE_THREADS; /* float4 a thread */
-    float *weights = scratch, *reduced = scratch + MERGE_BLOCK * 16, *tops = reduced + 8 * 16;
-    float *totals = reduced + 9 * 16;
+    constexpr int TURNS = DECODE_THREADS / 16;
+    float *weights = scratch, *reduced = scratch + MERGE_BLOCK * 16, *keep = reduced + TURNS * 16;
     const int32_t thread = threadIdx.x, row = thread % 16, turn = thread / 16;
     float top = -INFINITY, total = 0;
-    if (row < group)
-        for (int32_t j = turn; j < n; j += 8)
-            top = fmaxf(top, __ldcg(&partials.stats[(2 * (b0 + j) + (j == 0)) * group + row]).x);
-    reduced[turn * 16 + row] = top;
-    __syncthreads();
-    if (turn == 0) {
-        for (int i = 1; i < 8; i++) top = fmaxf(top, reduced[i * 16 + row]);
-        tops[row] = top;
-    }
-    __syncthreads();
-    top = tops[row];
     float4 sum[EACH] = {};
     for (int32_t block = 0; block < n; block += MERGE_BLOCK) {
-        const int32_t here = min(n - block, MERGE_BLOCK);
-        for (int32_t j = turn; j < here; j += 8) {
-            float weight = 0;
-            if (row < group) {
-                const int32_t slot = 2 * (b0 + block + j) + (block + j == 0);
-                const float2 stats = __ldcg(&partials.stats[slot * group + row]);
-                weight = exp2_fast(stats.x - top);
-                total += weight * stats.y;
-            }
-            weights[j * 16 + row] = weight;
+        const int32_t here = min(n - block, static_cast<int32_t>(MERGE_BLOCK));
+        float2 stats[MERGE_BLOCK / TURNS];
+        float high = top;
+#pragma unroll
+        for (int i = 0; i < MERGE_BLOCK / TURNS; i++) {
+            const int32_t j = turn + i * TURNS, slot = 2 * (b0 + block + j) + (block + j == 0);
+            stats[i] = row < group && j < here ? __ldcg(&partials.stats[slot * group + row])
+                                               : make_float2(-INFINITY, 0);
+        }
+#pragma unroll
+        for (int i = 0; i < MERGE_BLOCK / TURNS; i++) high = fmaxf(high, stats[i].x);
+        reduced[turn * 16 + row] = high;
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < TURNS; i++) high = fmaxf(high, reduced[i * 16 + row]);
+        total *= exp2_fast(top - high);
+        if (turn == 0) keep[row] = exp2_fast(top - high);
+        top = high;
+#pragma unroll
+        for (int i = 0; i < MERGE_BLOCK / TURNS; i++) {
+            const float weight = exp2_fast(stats[i].x - high);
+            weights[(turn + i * TURNS) * 16 + row] = weight;
+            total += weight * stats[i].y;
         }
         __syncthreads();
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
-            const int32_t e = thread + i * DECODE_THREADS;
+            const int32_t e = thread + i * DECODE_THREADS, e_row = e / (HD / 4);
             if (e >= group * HD / 4) break;
+            sum[i].x *= keep[e_row], sum[i].y *= keep[e_row], sum[i].z *= keep[e_row],
+                sum[i].w *= keep[e_row];
 #pragma unroll 8
             for (int32_t j = 0; j < here; j++) {
                 const int64_t slot = 2 * (b0 + block + j) + (block + j == 0);
                 const float4 *sums = reinterpret_cast<const float4 *>(partials.sums + slot * group * HD);
-                add_scaled(sum[i], __ldcg(&sums[e]), weights[j * 16 + e / (HD / 4)]);
+                add_scaled(sum[i], __ldcg(&sums[e]), weights[j * 16 + e_row]);
             }
         }
         __syncthreads();
     }
     reduced[turn * 16 + row] = total;
     __syncthreads();
-    if (turn == 0) {
-        for (int i = 1; i < 8; i++) total += reduced[i * 16 + row];
-        totals[row] = total;
-    }
-    __syncthreads();
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
-        const int32_t e = thread + i * DECODE_THREADS;
+        const int32_t e = thread + i * DECODE_THREADS, e_row = e / (HD / 4);
         if (e >= group * HD / 4) break;
-        const float inverse = 1 / totals[e / (HD / 4)];
+        total = 0;
+#pragma unroll
+        for (int t = 0; t < TURNS; t++) total += reduced[t * 16 + e_row];
+        const float inverse = 1 / total;
         store_4(out + 4 * e,
                 make_float4(sum[i].x * inverse, sum[i].y * inverse, sum[i].z * inverse, sum[i].w * inverse));
     }
@@ -258,42 +261,38 @@ __device__ __forceinline__ void add_warps(const struct decode_stats &stats, cons
     }
 }
 
-/* The bin that has tile x, of `all` dealt to n_bins. */
-__device__ __forceinline__ int32_t bin_of(int32_t x, int32_t all, int32_t n_bins)
-{
-    return static_cast<int32_t>((static_cast<int64_t>(x + 1) * n_bins - 1) / all);
-}
+/* What of a piece is elsewhere: it is one of n_parts, those of bins from first_bin on. */
+struct decode_piece {
+    int32_t first_bin, n_parts;
+    bool begun_here;
+};
 
 /* The end of a piece: all warps' sums to the output, or to a partial; then the last of its sequence and head
- * adds the partials up. `area`: the stage just used, free. Begins without and ends with a barrier. */
+ * adds the partials up. `area`: the stage just used, free. Ends with a barrier. */
 template <typename T, int HD>
 __device__ void piece_end(struct row_state<HD> &st, const struct decode_walk &w,
-                          const struct attention_call &a, const struct attention_plan &plan,
-                          const struct decode_partials &partials, int32_t n_decode, bool whole,
-                          bool begun_here, char *area)
+                          const struct attention_call &a, const struct decode_partials &partials,
+                          const struct decode_piece &piece, char *area)
 {
     __shared__ struct decode_stats stats;
     __shared__ int32_t is_last;
     put_sums<HD>(st, stats, area, a.group, threadIdx.x / 32, threadIdx.x % 32);
     T *out = static_cast<T *>(a.out) + w.seq * a.out_stride + static_cast<int64_t>(w.head) * a.group * HD;
-    const int64_t slot = whole ? -1 : 2 * static_cast<int64_t>(blockIdx.x) + begun_here;
+    const int64_t slot = piece.n_parts == 1 ? -1 : 2 * static_cast<int64_t>(blockIdx.x) + piece.begun_here;
     __syncthreads();
     add_warps<T, HD>(stats, area, a.group, partials, slot, out);
     __syncthreads();
-    if (whole) return;
+    if (slot < 0) return;
 
-    const int32_t all = plan.tile_start[n_decode] * a.n_kv_heads, n_bins = *plan.n_bins;
-    const int32_t x = plan.tile_start[w.seq] * a.n_kv_heads + w.head * (w.end - w.first);
-    const int32_t b0 = bin_of(x, all, n_bins), n = bin_of(x + w.end - w.first - 1, all, n_bins) - b0 + 1;
     int32_t *arrived = &partials.arrived[w.seq * a.n_kv_heads + w.head];
     if (threadIdx.x == 0) {
-        __threadfence();
-        is_last = atomicAdd(arrived, 1) == n - 1;
+        is_last = add_acquire_release(arrived, 1) == piece.n_parts - 1;
         if (is_last) *arrived = 0;
-        __threadfence();
     }
     __syncthreads();
-    if (is_last) merge_partials<T, HD>(partials, b0, n, a.group, reinterpret_cast<float *>(area), out);
+    if (is_last)
+        merge_partials<T, HD>(partials, piece.first_bin, piece.n_parts, a.group,
+                              reinterpret_cast<float *>(area), out);
     __syncthreads();
 }
 
@@ -308,18 +307,18 @@ __global__ void __launch_bounds__(DECODE_THREADS, HD <= 64    ? 4
     using layout = decode_layout<HD>;
     extern __shared__ __align__(128) char smem[];
     __shared__ uint4 q[HD / 16 * 32];
+    const int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const uint32_t own = smem_address(smem) + warp * 2 * layout::HALF;
     pdl_wait();
     pdl_launch();
-    if (blockIdx.x >= *plan.n_bins) return;
-    const int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const struct decode_bin bin = plan.bins[blockIdx.x];
-    struct decode_walk here, ahead;
-    walk_enter(here, a, bin.seq);
+    if (!bin.n) return;
+    struct decode_walk here;
+    walk_enter(here, a, bin.seq, bin.len);
     here.head = bin.head;
     here.tile += bin.tile;
-    ahead = here;
+    struct decode_walk ahead = here;
     int32_t page = walk_page(ahead, a, warp), to_copy = bin.n;
-    const uint32_t own = smem_address(smem) + warp * 2 * layout::HALF;
 
     auto copy_next = [&](int32_t stage) {
         if (to_copy) {
@@ -335,9 +334,9 @@ __global__ void __launch_bounds__(DECODE_THREADS, HD <= 64    ? 4
 
     struct row_state<HD> st;
     piece_begin<T, HD>(st, here, a, q, warp, lane);
-    bool begun_here = bin.tile == 0;
+    struct decode_piece piece = {bin.first_bin, bin.n_parts, bin.tile == 0};
     int32_t stage = 0, free_stage = n_stages - 1;
-    for (int32_t i = 0; i < bin.n; i++) {
+    for (int32_t left = bin.n; left > 0; left--) {
         if (n_stages == 2)
             copy_async_wait<0>();
         else if (n_stages == 3)
@@ -347,16 +346,16 @@ __global__ void __launch_bounds__(DECODE_THREADS, HD <= 64    ? 4
         __syncwarp();
         copy_next(free_stage);
         attend_tile<T, HD>(st, here, a, q, own + stage * layout::STAGE, warp, lane);
-        const bool ended = here.tile + 1 == here.end;
-        if (ended || i + 1 == bin.n) {
+        if (left == 1 || here.tile + 1 == here.end) {
             __syncwarp();
-            piece_end<T, HD>(st, here, a, plan, partials, n_decode, ended && begun_here, begun_here,
-                             smem + stage * layout::STAGE);
-            begun_here = true;
-        }
-        if (i + 1 < bin.n) {
+            piece_end<T, HD>(st, here, a, partials, piece, smem + stage * layout::STAGE);
+            if (left == 1) return;
             walk_next(here, a, n_decode);
-            if (ended) piece_begin<T, HD>(st, here, a, q, warp, lane);
+            piece_begin<T, HD>(st, here, a, q, warp, lane);
+            const bool goes_on = left - 1 < here.end - here.first;
+            piece = {static_cast<int32_t>(blockIdx.x), goes_on ? bin.n_last_parts : 1, true};
+        } else {
+            here.tile++;
         }
         free_stage = stage;
         if (++stage == n_stages) stage = 0;

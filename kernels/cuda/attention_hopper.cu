@@ -49,7 +49,8 @@ struct hopper_barriers {
 
 /* What a block computes at a time: rows of one head of one sequence, and the tiles of keys they see. */
 struct hopper_item {
-    int32_t seq, head, first_row, n_rows, first_position, len, first_key, n_tiles;
+    struct prefill_tile rows;
+    int32_t head, first_key, n_tiles;
 };
 
 /* A stage of a ring and the parity of its phase. */
@@ -61,28 +62,31 @@ struct ring_place {
     }
 };
 
-/* Item number `round` of this block; rounds go to and fro over the blocks, so that each gets long and short
- * ones. 0: no more. */
-template <int HD>
-__device__ __forceinline__ int item_of(struct hopper_item &it, const struct attention_call &a,
-                                       const struct attention_plan &plan, int32_t n_items, int32_t round)
+/* Item number `round` of this block; -1: none. Rounds go to and fro over the blocks, so that each gets long
+ * and short ones. */
+__device__ __forceinline__ int32_t item_number(int32_t round, int32_t n_items)
 {
-    using layout = hopper_layout<HD>;
     const int32_t n = gridDim.x, b = blockIdx.x, i = round * n + (round % 2 ? n - 1 - b : b);
-    if (round * n >= n_items) return 0;
-    it.n_tiles = 0;
-    if (i >= n_items) return 1;
-    const struct prefill_tile tile = plan.tiles[i / a.n_heads];
-    const int32_t start = a.seq_start[tile.seq], rows = a.seq_start[tile.seq + 1] - start;
-    it.seq = tile.seq;
+    return i < n_items ? i : -1;
+}
+
+__device__ __forceinline__ struct prefill_tile item_rows(const struct attention_plan &plan, int32_t n_heads,
+                                                         int32_t i)
+{
+    return i < 0 ? prefill_tile{} : plan.tiles[i / n_heads];
+}
+
+template <int HD>
+__device__ __forceinline__ struct hopper_item item_of(const struct prefill_tile &rows,
+                                                      const struct attention_call &a, int32_t i)
+{
+    constexpr int KEYS = hopper_layout<HD>::KEYS;
+    struct hopper_item it;
+    it.rows = rows;
     it.head = i % a.n_heads;
-    it.first_row = start + tile.row;
-    it.n_rows = min(rows - tile.row, static_cast<int32_t>(HOPPER_ROWS));
-    it.len = a.kv_len[tile.seq];
-    it.first_position = it.len - rows + tile.row;
-    it.first_key = first_key(it.first_position, a.window) / layout::KEYS * layout::KEYS;
-    it.n_tiles = (it.first_position + it.n_rows - it.first_key + layout::KEYS - 1) / layout::KEYS;
-    return 1;
+    it.first_key = first_key(rows.first_position, a.window) / KEYS * KEYS;
+    it.n_tiles = (rows.first_position + rows.n_rows - it.first_key + KEYS - 1) / KEYS;
+    return it;
 }
 
 /* What a lane of the producer warp copies: box `lane` of each tile, the keys of one page (or of a part). */
@@ -120,12 +124,12 @@ __device__ __forceinline__ void produce(const struct attention_call &a, const st
                                        box_rows};
     const int32_t key_in_tile = from.lane * box_rows, row_mask = (1 << a.page_shift) - 1;
     struct ring_place k_at = {0, 1}, v_at = {0, 1}; /* stages begin empty */
-    struct hopper_item it = {};
-    for (int32_t round = 0; item_of<HD>(it, a, plan, n_items, round); round++) {
-        const int32_t *table = a.block_table + it.seq * a.block_table_stride;
+    for (int32_t round = 0, i; (i = item_number(round, n_items)) >= 0; round++) {
+        const struct hopper_item it = item_of<HD>(item_rows(plan, a.n_heads, i), a, i);
+        const int32_t *table = a.block_table + it.rows.seq * a.block_table_stride;
         const int32_t k_plane = plane + it.head / a.group, v_plane = k_plane + a.n_kv_heads;
         int32_t key = it.first_key + key_in_tile, page = 0, page_before = 0;
-        if (it.n_tiles && from.lane < from.n_boxes) page = table[min(key, it.len - 1) >> a.page_shift];
+        if (from.lane < from.n_boxes) page = table[min(key, it.rows.len - 1) >> a.page_shift];
         for (int32_t t = 0; t < it.n_tiles; t++) {
             copy_tile<HD>(from, bar.k_empty, bar.k_full, k_at, smem + layout::K_AT, key & row_mask, k_plane,
                           page);
@@ -138,40 +142,43 @@ __device__ __forceinline__ void produce(const struct attention_call &a, const st
             key += layout::KEYS;
             page_before = page;
             if (t + 1 < it.n_tiles && from.lane < from.n_boxes)
-                page = table[min(key, it.len - 1) >> a.page_shift];
+                page = table[min(key, it.rows.len - 1) >> a.page_shift];
         }
-        if (it.n_tiles) {
-            copy_tile<HD>(from, bar.v_empty, bar.v_full, v_at, smem + layout::V_AT,
-                          (key - layout::KEYS) & row_mask, v_plane, page_before);
-            v_at.next();
-        }
+        copy_tile<HD>(from, bar.v_empty, bar.v_full, v_at, smem + layout::V_AT,
+                      (key - layout::KEYS) & row_mask, v_plane, page_before);
+        v_at.next();
     }
 }
 
-/* A warpgroup's rows of q to shared memory, swizzled, when all its warps are done with those before; rows
- * past the chunk are zero. */
+/* A warpgroup's 64 rows of q, in 16-byte units; rows past the chunk are zero. */
 template <typename T, int HD>
-__device__ __forceinline__ void put_q(const struct hopper_item &it, const struct attention_call &a, char *to,
-                                      int32_t group_row)
+__device__ __forceinline__ void load_q(uint4 (&v)[HD / 16], const struct prefill_tile &rows, int32_t head,
+                                       const struct attention_call &a, int32_t group_row)
 {
-    constexpr int UNITS = HD / 8; /* of 16 bytes, a row */
-    const T *q = static_cast<const T *>(a.q) + static_cast<int64_t>(it.head) * HD;
-    uint4 v[UNITS / 2];
+    constexpr int UNITS = HD / 8; /* a row */
+    const T *q = static_cast<const T *>(a.q) + static_cast<int64_t>(head) * HD;
 #pragma unroll
     for (int i = 0; i < UNITS / 2; i++) {
         const int32_t unit = threadIdx.x % 128 + i * 128, row = group_row + unit / UNITS;
-        v[i] =
-            row < it.n_rows
-                ? *reinterpret_cast<const uint4 *>(q + (it.first_row + row) * a.q_stride + unit % UNITS * 8)
-                : make_uint4(0, 0, 0, 0);
+        const T *from = q + (rows.first_row + row) * a.q_stride + unit % UNITS * 8;
+        v[i] = row < rows.n_rows ? *reinterpret_cast<const uint4 *>(from) : make_uint4(0, 0, 0, 0);
     }
-    named_sync(own_barrier(group_row / 64), 128);
+}
+
+/* Into shared memory, swizzled, when all warps of the warpgroup are done with the rows before. */
+template <int HD>
+__device__ __forceinline__ void put_q(const uint4 (&v)[HD / 16], char *to, int32_t group_row, int32_t own)
+{
+    constexpr int UNITS = HD / 8;
+    named_sync(own, 128);
 #pragma unroll
     for (int i = 0; i < UNITS / 2; i++) {
         const int32_t unit = threadIdx.x % 128 + i * 128, row = group_row + unit / UNITS, c = unit % UNITS;
         *reinterpret_cast<uint4 *>(to + (c / 8 * HOPPER_ROWS + row) * UNIT_BYTES + ((c % 8 ^ row % 8) * 16)) =
             v[i];
     }
+    fence_async_proxy();
+    named_sync(own, 128);
 }
 
 /* Rows of V from `from` on become zero: a weight of 0 times what the page held before may be NaN. */
@@ -251,7 +258,7 @@ __device__ __forceinline__ void weigh_tile(struct hopper_state<HD> &st,
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int32_t p = position + i / 2 * 8, k = key + n * 8 + lane % 4 * 2 + i % 2;
-                if (k < first_key(p, a.window) || k > p || k >= it.len) s[n][i] = -INFINITY;
+                if (k < first_key(p, a.window) || k > p || k >= it.rows.len) s[n][i] = -INFINITY;
             }
     }
     float top[2] = {s[0][0], s[0][2]};
@@ -308,8 +315,8 @@ __device__ __forceinline__ void store_sums(struct hopper_state<HD> &st, const st
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         const float inverse = 1 / quad_sum(st.weight[i]);
-        if (row + 8 * i >= it.n_rows) continue;
-        T *to = static_cast<T *>(a.out) + (it.first_row + row + 8 * i) * a.out_stride +
+        if (row + 8 * i >= it.rows.n_rows) continue;
+        T *to = static_cast<T *>(a.out) + (it.rows.first_row + row + 8 * i) * a.out_stride +
                 static_cast<int64_t>(it.head) * HD + threadIdx.x % 4 * 2;
 #pragma unroll
         for (int d = 0; d < HD / 8; d++)
@@ -333,27 +340,30 @@ __device__ __forceinline__ void consume(const struct attention_call &a, const st
     const uint32_t smem = smem_address(memory), q = smem + group * 64 * UNIT_BYTES;
     const int32_t turn = turn_barrier(group), other_turn = turn_barrier(1 - group), own = own_barrier(group);
     struct ring_place k_at = {0, 0}, v_at = {0, 0};
-    struct hopper_item it = {};
     float s[N][4];
     uint32_t p[N / 2][4];
     if (group == 1) named_arrive(other_turn, 256);
 
-    auto ensure_rows = [&](int32_t key) {
-        if (key + layout::KEYS <= it.len) return;
-        clear_rows<HD>(memory + layout::V_AT + v_at.stage * layout::TILE, it.len - key);
+    auto ensure_rows = [&](int32_t left) {
+        if (left >= layout::KEYS) return;
+        clear_rows<HD>(memory + layout::V_AT + v_at.stage * layout::TILE, left);
         fence_async_proxy();
         named_sync(own, 128);
     };
-    for (int32_t round = 0; item_of<HD>(it, a, plan, n_items, round); round++) {
-        if (!it.n_tiles) continue;
-        put_q<T, HD>(it, a, memory, group * 64);
-        fence_async_proxy();
-        named_sync(own, 128);
+    uint4 q_rows[HD / 16];
+    int32_t i = item_number(0, n_items);
+    struct prefill_tile rows = item_rows(plan, a.n_heads, i);
+    load_q<T, HD>(q_rows, rows, i % a.n_heads, a, group * 64);
+    for (int32_t round = 1; i >= 0; round++) {
+        const struct hopper_item it = item_of<HD>(rows, a, i);
+        put_q<HD>(q_rows, memory, group * 64, own);
+        i = item_number(round, n_items);
+        rows = item_rows(plan, a.n_heads, i);
         struct hopper_state<HD> st;
 #pragma unroll
         for (int d = 0; d < HD / 8; d++) st.sum[d][0] = st.sum[d][1] = st.sum[d][2] = st.sum[d][3] = 0;
         st.top[0] = st.top[1] = -INFINITY, st.weight[0] = st.weight[1] = 0;
-        const int32_t position = it.first_position + row;
+        const int32_t position = it.rows.first_position + row;
         int32_t key = it.first_key;
 
         barrier_wait(bar.k_full + 8 * k_at.stage, k_at.phase);
@@ -369,7 +379,7 @@ __device__ __forceinline__ void consume(const struct attention_call &a, const st
             named_sync(turn, 256);
             begin_scores<T, HD>(s, q, smem + layout::K_AT + k_at.stage * layout::TILE);
             barrier_wait(bar.v_full + 8 * v_at.stage, v_at.phase);
-            ensure_rows(key);
+            ensure_rows(it.rows.len - key);
             begin_sums<T, HD>(st.sum, p, smem + layout::V_AT + v_at.stage * layout::TILE);
             named_arrive(other_turn, 256);
             products_wait<1>();
@@ -385,8 +395,9 @@ __device__ __forceinline__ void consume(const struct attention_call &a, const st
             pack_tile<T, N>(p, s);
         }
         barrier_wait(bar.v_full + 8 * v_at.stage, v_at.phase);
-        ensure_rows(key);
+        ensure_rows(it.rows.len - key);
         begin_sums<T, HD>(st.sum, p, smem + layout::V_AT + v_at.stage * layout::TILE);
+        load_q<T, HD>(q_rows, rows, i % a.n_heads, a, group * 64); /* of the next item, meanwhile */
         products_wait<0>();
         pin(st.sum);
         if (lane == 0) barrier_arrive(bar.v_empty + 8 * v_at.stage);

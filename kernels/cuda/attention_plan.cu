@@ -45,6 +45,12 @@ __device__ __forceinline__ int32_t last_at_most(const int32_t *start, int32_t n,
     return low;
 }
 
+/* The bin that has tile x, of `all` dealt to n_bins. */
+__device__ __forceinline__ int32_t bin_of(int32_t x, int32_t all, int32_t n_bins)
+{
+    return static_cast<int32_t>((static_cast<int64_t>(x + 1) * n_bins - 1) / all);
+}
+
 __device__ void plan_decodes(const struct attention_plan &plan, const struct plan_key &key, int32_t *start,
                              const int32_t *kv_len, int32_t n)
 {
@@ -52,17 +58,25 @@ __device__ void plan_decodes(const struct attention_plan &plan, const struct pla
         const int32_t p = kv_len[s] - 1;
         return p / DECODE_TILE - first_key(p, key.window) / DECODE_TILE + 1;
     });
-    const int32_t all = start[n] * key.n_kv_heads, n_bins = min(key.n_bins, all);
-    for (int32_t i = threadIdx.x; i <= n; i += PLAN_THREADS) plan.tile_start[i] = start[i];
-    for (int32_t b = threadIdx.x; b < n_bins; b += PLAN_THREADS) {
-        const int32_t from = static_cast<int32_t>(static_cast<int64_t>(b) * all / n_bins);
-        const int32_t to = static_cast<int32_t>(static_cast<int64_t>(b + 1) * all / n_bins);
-        const int32_t seq = last_at_most(start, n, from / key.n_kv_heads);
-        const int32_t tiles = start[seq + 1] - start[seq], in_seq = from - start[seq] * key.n_kv_heads;
-        plan.bins[b] = {seq, in_seq / tiles, in_seq % tiles, to - from};
+    const int32_t heads = key.n_kv_heads, all = start[n] * heads, n_bins = min(key.n_bins, all);
+    for (int32_t b = threadIdx.x; b < key.n_bins; b += PLAN_THREADS) {
+        struct decode_bin bin = {};
+        if (b < n_bins) {
+            const int32_t from = static_cast<int32_t>(static_cast<int64_t>(b) * all / n_bins);
+            const int32_t to = static_cast<int32_t>(static_cast<int64_t>(b + 1) * all / n_bins);
+            const int32_t seq = last_at_most(start, n, from / heads),
+                          last = last_at_most(start, n, (to - 1) / heads);
+            const int32_t tiles = start[seq + 1] - start[seq], in_seq = from - start[seq] * heads;
+            const int32_t last_tiles = start[last + 1] - start[last];
+            bin.seq = seq, bin.head = in_seq / tiles, bin.tile = in_seq % tiles, bin.n = to - from;
+            bin.len = kv_len[seq];
+            bin.first_bin = bin_of(from - bin.tile, all, n_bins);
+            bin.n_parts = bin_of(from - bin.tile + tiles - 1, all, n_bins) - bin.first_bin + 1;
+            const int32_t into_last = (to - 1 - start[last] * heads) % last_tiles;
+            bin.n_last_parts = bin_of(to - 1 - into_last + last_tiles - 1, all, n_bins) - b + 1;
+        }
+        plan.bins[b] = bin;
     }
-    if (threadIdx.x == 0) *plan.n_bins = n_bins;
-    __syncthreads();
 }
 
 __device__ void plan_chunks(const struct attention_plan &plan, const struct plan_key &key, int32_t *start,
@@ -83,8 +97,10 @@ __device__ void plan_chunks(const struct attention_plan &plan, const struct plan
     for (int32_t i = threadIdx.x; i < n_tiles; i += PLAN_THREADS) {
         int32_t rank = 0;
         for (int32_t j = 0; j < n_tiles; j++) rank += keys[j] > keys[i] || (keys[j] == keys[i] && j < i);
-        const int32_t s = last_at_most(start, n, i);
-        plan.tiles[rank] = {first_seq + s, (i - start[s]) * key.tile_rows};
+        const int32_t s = last_at_most(start, n, i), row = (i - start[s]) * key.tile_rows;
+        const int32_t rows = seq_start[s + 1] - seq_start[s];
+        plan.tiles[rank] = {first_seq + s, seq_start[s] + row, min(rows - row, key.tile_rows),
+                            kv_len[s] - rows + row, kv_len[s]};
     }
     if (threadIdx.x == 0) *plan.n_tiles = n_tiles;
 }

@@ -12,14 +12,9 @@ template <int HD> struct prefill_layout {
     static constexpr int STAGE = 2 * HALF;
 };
 
-/* The rows of a block and the keys they see. */
-struct prefill_rows {
-    int32_t seq, first_row, n, first_position, len; /* first_row: of q; len: keys of the sequence */
-};
-
 /* Starts the copy of keys [key, key + KEYS) of a head; those that do not exist become zeros. */
 template <int HD>
-__device__ __forceinline__ void copy_tile(const struct prefill_rows &r, const struct attention_call &a,
+__device__ __forceinline__ void copy_tile(const struct prefill_tile &r, const struct attention_call &a,
                                           int32_t head, int32_t key, uint32_t to)
 {
     using layout = prefill_layout<HD>;
@@ -39,7 +34,7 @@ __device__ __forceinline__ void copy_tile(const struct prefill_rows &r, const st
 
 /* q of a warp's 16 rows as the fragments of a product; rows past the chunk are zero. */
 template <typename T, int HD>
-__device__ __forceinline__ void load_q(uint32_t (&q)[HD / 16][4], const struct prefill_rows &r,
+__device__ __forceinline__ void load_q(uint32_t (&q)[HD / 16][4], const struct prefill_tile &r,
                                        const struct attention_call &a, int32_t head, int32_t warp,
                                        int32_t lane)
 {
@@ -51,7 +46,7 @@ __device__ __forceinline__ void load_q(uint32_t (&q)[HD / 16][4], const struct p
 #pragma unroll
         for (int i = 0; i < 4; i++)
             q[k][i] =
-                row + i % 2 * 8 < r.n
+                row + i % 2 * 8 < r.n_rows
                     ? *reinterpret_cast<const uint32_t *>(from + i % 2 * 8 * a.q_stride + k * 16 + i / 2 * 8)
                     : 0;
 }
@@ -81,7 +76,7 @@ __device__ __forceinline__ void attend_tile(struct row_state<HD> &st, const uint
 }
 
 template <typename T, int HD>
-__device__ __forceinline__ void store_rows(struct row_state<HD> &st, const struct prefill_rows &r,
+__device__ __forceinline__ void store_rows(struct row_state<HD> &st, const struct prefill_tile &r,
                                            const struct attention_call &a, int32_t head, int32_t warp,
                                            int32_t lane)
 {
@@ -89,7 +84,7 @@ __device__ __forceinline__ void store_rows(struct row_state<HD> &st, const struc
     for (int i = 0; i < 2; i++) {
         const float inverse = 1 / quad_sum(st.weight[i]);
         const int32_t row = warp * 16 + lane / 4 + 8 * i;
-        if (row >= r.n) continue;
+        if (row >= r.n_rows) continue;
         T *to = static_cast<T *>(a.out) + (r.first_row + row) * a.out_stride +
                 static_cast<int64_t>(head) * HD + lane % 4 * 2;
 #pragma unroll
@@ -112,15 +107,7 @@ __global__ void __launch_bounds__(PREFILL_THREADS, HD <= 96    ? 3
     if (static_cast<int32_t>(blockIdx.y) >= *plan.n_tiles) return;
     const int32_t head = blockIdx.x, kv_head = head / a.group, warp = threadIdx.x / 32,
                   lane = threadIdx.x % 32;
-    const struct prefill_tile tile = plan.tiles[blockIdx.y];
-    const int32_t start = a.seq_start[tile.seq], n_rows = a.seq_start[tile.seq + 1] - start;
-    struct prefill_rows r;
-    r.seq = tile.seq;
-    r.first_row = start + tile.row;
-    r.n = min(n_rows - tile.row, static_cast<int32_t>(PREFILL_ROWS));
-    r.len = a.kv_len[tile.seq];
-    r.first_position = r.len - n_rows + tile.row;
-
+    const struct prefill_tile r = plan.tiles[blockIdx.y];
     uint32_t q[HD / 16][4];
     load_q<T, HD>(q, r, a, head, warp, lane);
     struct row_state<HD> st;
@@ -136,7 +123,7 @@ __global__ void __launch_bounds__(PREFILL_THREADS, HD <= 96    ? 3
     const int32_t every_low = first_key(warp_position + 15, a.window), every_end = warp_position + 1;
 
     const uint32_t stages = smem_address(smem);
-    const int32_t end = r.first_position + r.n;
+    const int32_t end = r.first_position + r.n_rows;
     int32_t key = first_key(r.first_position, a.window) / layout::KEYS * layout::KEYS, stage = 0;
     copy_tile<HD>(r, a, kv_head, key, stages);
     copy_async_commit();

@@ -110,4 +110,13 @@ __device__ __forceinline__ float quad_sum(float v)
     return v + __shfl_xor_sync(0xffffffffu, v, 2);
 }
 
+/* *p += v, giving what was there: with all that this block wrote before its last barrier, and before all that
+ * it reads after its next. */
+__device__ __forceinline__ int32_t add_acquire_release(int32_t *p, int32_t v)
+{
+    int32_t old;
+    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;" : "=r"(old) : "l"(p), "r"(v) : "memory");
+    return old;
+}
+
 #endif
