@@ -88,8 +88,8 @@ llm_status attention_begin(struct cuda_backend *cu, const struct step_shape *sha
 
 /* The plan for `key`: made at the first call of a step that asks for it. A ninth is made anew each
  * time, in the last one's place; the stream keeps the order. */
-static llm_status find_plan(struct cuda_backend *cu, const struct plan_key *key,
-                            const struct attention_plan **out)
+static llm_status find_plan(struct cuda_backend *cu, const struct attention_call *a,
+                            const struct plan_key *key, const struct attention_plan **out)
 {
     struct cuda_attention *at = cu->attention;
     for (int i = 0; i < at->n_plans; i++)
@@ -100,7 +100,7 @@ static llm_status find_plan(struct cuda_backend *cu, const struct plan_key *key,
     const int i = at->n_plans < MAX_PLANS ? at->n_plans++ : MAX_PLANS - 1;
     at->keys[i] = *key;
     *out = &at->plans[i];
-    return attention_make_plan(cu, *out, key, &at->shape);
+    return attention_make_plan(cu, *out, key, a);
 }
 
 static struct attention_call call_of(const struct attention_args *a)
@@ -135,10 +135,11 @@ static llm_status attend_decodes(struct cuda_backend *cu, const struct attention
                                  const struct kv_cache *kv)
 {
     const int32_t n = cu->attention->shape.n_decode;
-    const struct plan_key key = {c->window, c->n_kv_heads, attention_decode_bins(cu, kv, c->group), 0};
+    const struct plan_key key = {c->block_table, c->window, c->n_kv_heads,
+                                 attention_decode_bins(cu, kv, c->group), 0};
     if (!key.n_bins) return attention_any(cu, c, kv->dtype, 0, n);
     const struct attention_plan *plan;
-    if (find_plan(cu, &key, &plan)) return LLM_EFAILED;
+    if (find_plan(cu, c, &key, &plan)) return LLM_EFAILED;
     return attention_decode(cu, c, kv, plan);
 }
 
@@ -151,10 +152,10 @@ static llm_status attend_chunks(struct cuda_backend *cu, const struct attention_
     const int hopper = attention_hopper_fits(cu, kv);
     if (!hopper && !attention_prefill_fits(cu, kv))
         return attention_any(cu, c, kv->dtype, shape->n_decode, n_rows);
-    const struct plan_key key = {c->window, 0, 0, hopper ? HOPPER_ROWS : PREFILL_ROWS};
+    const struct plan_key key = {c->block_table, c->window, 0, 0, hopper ? HOPPER_ROWS : PREFILL_ROWS};
     const int32_t max_tiles = most_tiles(n_rows, n_seqs, key.tile_rows);
     const struct attention_plan *plan;
-    if (find_plan(cu, &key, &plan)) return LLM_EFAILED;
+    if (find_plan(cu, c, &key, &plan)) return LLM_EFAILED;
     if (hopper) return attention_hopper(cu, c, kv, layer, plan, max_tiles);
     return attention_prefill(cu, c, kv, plan, max_tiles);
 }

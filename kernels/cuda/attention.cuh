@@ -45,6 +45,7 @@ struct alignas(16) decode_bin {
     int32_t len;                /* keys of seq */
     int32_t first_bin, n_parts; /* the bins that have the sequence and head of its first tile */
     int32_t n_last_parts;       /* and of its last tile, if begun here */
+    int32_t page[4];            /* of the first tile, of each quarter */
 };
 
 /* Rows of a chunk that a block of a prefill kernel computes for one head, and what it needs to start. */
@@ -63,6 +64,7 @@ struct attention_plan {
 /* What a plan depends on besides the batch. It is for decodes (n_kv_heads, n_bins) or for chunks (tile_rows).
  */
 struct plan_key {
+    const int32_t *block_table;
     int32_t window, n_kv_heads, n_bins, tile_rows;
 };
 
@@ -117,7 +119,7 @@ __device__ __forceinline__ float attention_score(const struct attention_call &a,
 
 /* Fills `plan`: of sequences [0, n_decode) if the key has bins, of the others if it has tile_rows. */
 llm_status attention_make_plan(struct cuda_backend *cu, const struct attention_plan *plan,
-                               const struct plan_key *key, const struct step_shape *shape);
+                               const struct plan_key *key, const struct attention_call *a);
 
 /* Rows [first_row, first_row + n_rows), of whatever sequences. */
 llm_status attention_any(struct cuda_backend *cu, const struct attention_call *a, enum llm_dtype kv_dtype,

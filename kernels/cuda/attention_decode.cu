@@ -318,7 +318,7 @@ __global__ void __launch_bounds__(DECODE_THREADS, HD <= 64    ? 4
     here.head = bin.head;
     here.tile += bin.tile;
     struct decode_walk ahead = here;
-    int32_t page = walk_page(ahead, a, warp), to_copy = bin.n;
+    int32_t page = plan.bins[blockIdx.x].page[warp], to_copy = bin.n;
 
     auto copy_next = [&](int32_t stage) {
         if (to_copy) {
