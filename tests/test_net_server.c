@@ -578,6 +578,21 @@ static void test_drain(void **state)
     peer_close(&busy);
     owner_close(&o);
 
+    owner_open(&o, NULL, NULL); /* who has connected and asked before is answered */
+    busy = peer_connect(o.port);
+    idle = peer_connect(o.port);
+    peer_send(&busy, "GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
+    http_server_drain(o.server, -1, on_drained, &o);
+    UNTIL(o.loop, o.held);
+    UNTIL_CLOSED(o.loop, &idle);
+    http_reply(o.held, 200, NULL, 0, "late", 4);
+    UNTIL_CLOSED(o.loop, &busy);
+    assert_non_null(strstr(busy.in, "late"));
+    UNTIL(o.loop, o.drained == 1);
+    peer_close(&idle);
+    peer_close(&busy);
+    owner_close(&o);
+
     owner_open(&o, NULL, NULL); /* nothing open */
     http_server_drain(o.server, -1, on_drained, &o);
     assert_int_equal(o.drained, 0);

@@ -95,6 +95,18 @@ static void on_accept(evutil_socket_t fd, short what, void *arg)
     }
 }
 
+/* Those whom the kernel has connected already get an answer, not a reset. Up to max_connections. */
+static void accept_waiting(struct http_server *server)
+{
+    for (struct http_listener *l = server->listeners; l; l = l->next) {
+        uint64_t before;
+        do {
+            before = server->stats.n_accepted;
+            on_accept(l->fd, EV_READ, l);
+        } while (server->stats.n_accepted - before == ACCEPTS_A_TURN);
+    }
+}
+
 /* ---- listening ----------------------------------------------------------------------------------------- */
 
 static llm_status add_listener(struct http_server *server, int fd, struct net_tls *tls, const char *unix_path)
@@ -262,16 +274,24 @@ void http_server_conn_closed(struct http_server *server)
     }
 }
 
+/* A request may have come that the loop has not read yet. */
+static int has_sent(const struct http_conn *c)
+{
+    char byte;
+    return recv(c->stream.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
 llm_status http_server_drain(struct http_server *server, int64_t deadline_ms, net_call_fn *drained, void *ud)
 {
     server->draining = 1;
     server->drained = drained;
     server->drained_ud = ud;
+    accept_waiting(server);
     close_listeners(server);
     struct http_conn *next;
     for (struct http_conn *c = server->conns; c; c = next) {
         next = c->next;
-        if (c->state == CONN_IDLE) http_conn_close(c, HTTP_DONE_CLOSED);
+        if (c->state == CONN_IDLE && !has_sent(c)) http_conn_close(c, HTTP_DONE_CLOSED);
     }
     if (!server->conns) {
         event_active(&server->drain_timer, EV_TIMEOUT, 1);

@@ -80,9 +80,9 @@ llm_status http_server_listen_unix(struct http_server *server, const char *path,
 /* The port of the first listener, 0 if it has none. */
 int http_server_port(const struct http_server *server);
 
-/* Stops listening, closes idle connections, lets requests under way finish, with "Connection: close". After
- * deadline_ms (-1: none) what is left is closed. Then calls drained(ud), once, from the loop; with nothing
- * open that is in the next turn. */
+/* Takes the connections that wait and stops listening, closes idle ones in which no request has come, lets
+ * requests under way finish, with "Connection: close". After deadline_ms (-1: none) what is left is closed.
+ * Then calls drained(ud), once, from the loop; with nothing open that is in the next turn. */
 llm_status http_server_drain(struct http_server *server, int64_t deadline_ms, net_call_fn *drained, void *ud);
 
 struct http_server_stats {
