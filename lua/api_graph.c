@@ -5,6 +5,7 @@
 #include <lauxlib.h>
 #include <math.h>
 #include <string.h>
+#include <time.h>
 
 #define API_GRAPH "llm.core.graph"
 
@@ -232,6 +233,33 @@ static llm_status read_tokens(lua_State *L, const char *name, const int32_t **id
     return LLM_OK;
 }
 
+/* The call in the table at 2, its row in memory that is pushed. */
+static llm_status read_call(lua_State *L, struct api_graph *g, struct graph_call *call, struct llm_error *err)
+{
+    float *row = lua_newuserdata(L, sizeof *row * (size_t)g->vocab_size);
+    lua_getfield(L, 2, "logits");
+    if (!lua_istable(L, -1) || lua_objlen(L, -1) != (size_t)g->vocab_size)
+        return llm_fail(err, LLM_EINVAL, "logits must be a list of %d numbers", g->vocab_size);
+    for (int32_t i = 0; i < g->vocab_size; i++) {
+        lua_rawgeti(L, -1, i + 1);
+        row[i] = (float)lua_tonumber(L, -1);
+        lua_pop(L, 1);
+    }
+    *call = (struct graph_call){.row = row,
+                                .variables = g->variables,
+                                .args = g->args,
+                                .seed = (uint64_t)read_number(L, "seed", 0),
+                                .stream = (uint32_t)read_number(L, "stream", 0),
+                                .temperature = (float)read_number(L, "temperature", 1),
+                                .top_k = (int32_t)read_number(L, "top_k", 0),
+                                .top_p = (float)read_number(L, "top_p", 1),
+                                .min_p = (float)read_number(L, "min_p", 0)};
+    llm_status status = read_tokens(L, "prompt", &call->prompt, &call->n_prompt, err);
+    if (status == LLM_OK) status = read_tokens(L, "output", &call->output, &call->n_output, err);
+    call->position = (uint64_t)call->n_prompt + (uint64_t)call->n_output;
+    return status;
+}
+
 /* graph:run{ logits = {…}, prompt = {…}, output = {…}, seed, stream, temperature, top_k, top_p, min_p }
  * -> a token or a row as the graph gives | nil, message, code. The position is that after the output.
  * [-0, +1|3, m] */
@@ -241,40 +269,50 @@ static int graph_run_call(lua_State *L)
     luaL_checktype(L, 2, LUA_TTABLE);
     lua_settop(L, 2);
     struct llm_error err = {0};
-    float *row = lua_newuserdata(L, sizeof *row * (size_t)g->vocab_size);
-    lua_getfield(L, 2, "logits");
-    if (!lua_istable(L, -1) || lua_objlen(L, -1) != (size_t)g->vocab_size) {
-        llm_fail(&err, LLM_EINVAL, "logits must be a list of %d numbers", g->vocab_size);
+    struct graph_call call;
+    if (read_call(L, g, &call, &err) || graph_run(g->graph, g->scratch, &call, &err))
         return api_fail(L, &err);
-    }
-    for (int32_t i = 0; i < g->vocab_size; i++) {
-        lua_rawgeti(L, -1, i + 1);
-        row[i] = (float)lua_tonumber(L, -1);
-        lua_pop(L, 1);
-    }
-    struct graph_call call = {.row = row,
-                              .variables = g->variables,
-                              .args = g->args,
-                              .seed = (uint64_t)read_number(L, "seed", 0),
-                              .stream = (uint32_t)read_number(L, "stream", 0),
-                              .temperature = (float)read_number(L, "temperature", 1),
-                              .top_k = (int32_t)read_number(L, "top_k", 0),
-                              .top_p = (float)read_number(L, "top_p", 1),
-                              .min_p = (float)read_number(L, "min_p", 0)};
-    if (read_tokens(L, "prompt", &call.prompt, &call.n_prompt, &err) ||
-        read_tokens(L, "output", &call.output, &call.n_output, &err))
-        return api_fail(L, &err);
-    call.position = (uint64_t)call.n_prompt + (uint64_t)call.n_output;
-    if (graph_run(g->graph, g->scratch, &call, &err) != LLM_OK) return api_fail(L, &err);
     if (g->graph->gives == GRAPH_GIVES_TOKEN) {
         lua_pushinteger(L, call.token);
         return 1;
     }
     lua_createtable(L, g->vocab_size, 0);
     for (int32_t i = 0; i < g->vocab_size; i++) {
-        lua_pushnumber(L, row[i]);
+        lua_pushnumber(L, call.row[i]);
         lua_rawseti(L, -2, i + 1);
     }
+    return 1;
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* graph:time(call, times) -> seconds a run | nil, message, code. For benchmarks: what run does, without what
+ * it takes to make C's row of Lua's. [-0, +1|3, m] */
+static int graph_time(lua_State *L)
+{
+    struct api_graph *g = luaL_checkudata(L, 1, API_GRAPH);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    int times = luaL_checkint(L, 3);
+    lua_settop(L, 2);
+    struct llm_error err = {0};
+    struct graph_call call;
+    if (read_call(L, g, &call, &err)) return api_fail(L, &err);
+    size_t bytes = sizeof *call.row * (size_t)g->vocab_size;
+    float *logits = lua_newuserdata(L, bytes);
+    memcpy(logits, call.row, bytes);
+    double seconds = 0;
+    for (int i = 0; i < times; i++) {
+        memcpy(call.row, logits, bytes);
+        double begin = now();
+        if (graph_run(g->graph, g->scratch, &call, &err)) return api_fail(L, &err);
+        seconds += now() - begin;
+    }
+    lua_pushnumber(L, seconds / times);
     return 1;
 }
 
@@ -300,9 +338,13 @@ static int hash(lua_State *L)
 
 void api_open_graph(lua_State *L)
 {
-    static const luaL_Reg methods[] = {{"set", graph_set},        {"variable", graph_variable},
-                                       {"dump", graph_dump_text}, {"explain", graph_explain_text},
-                                       {"run", graph_run_call},   {NULL, NULL}};
+    static const luaL_Reg methods[] = {{"set", graph_set},
+                                       {"variable", graph_variable},
+                                       {"dump", graph_dump_text},
+                                       {"explain", graph_explain_text},
+                                       {"run", graph_run_call},
+                                       {"time", graph_time},
+                                       {NULL, NULL}};
     static const luaL_Reg functions[] = {{"graph", graph_open}, {"graph_hash", hash}, {NULL, NULL}};
     api_new_type(L, API_GRAPH, methods, graph_gc);
     luaL_register(L, NULL, functions);

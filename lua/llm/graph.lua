@@ -115,6 +115,25 @@ function M.sequence(f, defaults, vocab_size, ranges)
   return sequence
 end
 
+-- What a policy's file makes, without an engine: a table with name, defaults, its hooks, and `text` if it has a graph.
+-- print(graph.load("scripts/policies/min_p.lua").text). library: what llm has in the file besides llm.policy.
+function M.load(path, library)
+  local real, made = package.loaded.llm, nil
+  local stub = setmetatable({ policy = function(name, defaults)
+    made = { name = name, defaults = defaults or {} }
+    return made
+  end }, { __index = library })
+  local chunk, message = loadfile(path)
+  if not chunk then error(message, 2) end
+  package.loaded.llm = stub
+  local ok, failure = pcall(chunk)
+  package.loaded.llm = real
+  if not ok then error(failure, 0) end
+  if not made then error(path .. " makes no policy", 2) end
+  if made.graph then made.text = M.trace(made.graph, made.defaults, made.ranges) end
+  return made
+end
+
 -- The numbers behind g.hash and g.token_hash, for detectors: uniform in (0, 1) of a list of numbers, and a token.
 function M.hash(key, token) return core.graph_hash(key, token) end
 

@@ -5,21 +5,10 @@ local watermark = require "llm.watermark"
 
 local inf = math.huge
 
--- The policy of a file, with what a policy's state has in place of the library.
 local function load_policy(name, library)
-  local real = package.loaded.llm
-  local made
-  local stub = { policy = function(given, defaults)
-    assert.equal(name, given)
-    made = { name = given, defaults = defaults }
-    return made
-  end }
-  for key, value in pairs(library or {}) do stub[key] = value end
-  package.loaded.llm = stub
-  local ok, failure = pcall(dofile, support.root .. "/scripts/policies/" .. name .. ".lua")
-  package.loaded.llm = real
-  assert(ok, failure)
-  return made
+  local policy = graph.load(support.root .. "/scripts/policies/" .. name .. ".lua", library)
+  assert.equal(name, policy.name)
+  return policy
 end
 
 local state = 7
