@@ -755,3 +755,83 @@ function text_table.pretty(value) end
 function text_table.columns(header, rows) end
 
 return llm
+
+---A value of a graph while it is traced (docs/graph.md): a row, a mask, a number, a truth value, …
+---@class llm.graph.Value
+---@operator add(llm.graph.Value|number): llm.graph.Value
+---@operator sub(llm.graph.Value|number): llm.graph.Value
+---@operator mul(llm.graph.Value|number): llm.graph.Value
+---@operator div(llm.graph.Value|number): llm.graph.Value
+---@operator mod(llm.graph.Value|number): llm.graph.Value
+---@operator pow(llm.graph.Value|number): llm.graph.Value
+---@operator unm: llm.graph.Value
+
+---require "llm.graph": graphs without an engine.
+---@class llm.graph
+local Graph = {}
+
+---The text of the graph of a function, and the defaults of its lists, pairs and automata. Raises with the line that is wrong.
+---@param f fun(g: table, logits: llm.graph.Value, p: table): llm.graph.Value
+---@param defaults? table<string, any> the parameters
+---@param ranges? table<string, number[]> { least, most } of numbers
+---@return string text
+---@return table<string, table> tables
+function Graph.trace(f, defaults, ranges) end
+
+---One sequence under a graph, for trying it out on rows of vocab_size numbers.
+---@param f fun(g: table, logits: llm.graph.Value, p: table): llm.graph.Value
+---@param defaults? table<string, any>
+---@param vocab_size integer
+---@param ranges? table<string, number[]>
+---@return llm.graph.Sequence
+function Graph.sequence(f, defaults, vocab_size, ranges) end
+
+---What a policy's file makes: name, defaults, hooks, and the text of its graph.
+---@param path string
+---@param library? table what llm has in the file besides llm.policy
+---@return table
+function Graph.load(path, library) end
+
+---The number that g.hash(…) has, or g.token_hash(…) for a token: uniform in (0, 1).
+---@param key number[] one to six
+---@param token? integer
+---@return number
+function Graph.hash(key, token) end
+
+---A default for a parameter that gives numbers to some tokens.
+---@param map table<integer, number>
+---@return table
+function Graph.pairs(map) end
+
+---@class llm.graph.Sequence
+local Sequence = {}
+
+---A row, a token, or nil and a message.
+---@param call {logits: number[], prompt?: integer[], output?: integer[], seed?: integer, stream?: integer, temperature?: number, top_k?: integer, top_p?: number, min_p?: number}
+---@return number[]|integer|nil
+---@return string?
+function Sequence:run(call) end
+
+---Sets a parameter. True, or nil and a message.
+---@param name string
+---@param value any
+---@return true?
+---@return string?
+function Sequence:set(name, value) end
+
+---The value of a variable of g.state.
+---@param name string
+---@return number|number[]|nil
+function Sequence:variable(name) end
+
+---The graph's text; the CPU's passes.
+---@return string
+function Sequence:dump() end
+---@return string
+function Sequence:explain() end
+
+---Seconds a run, over so many.
+---@param call table as of run
+---@param times integer
+---@return number
+function Sequence:time(call, times) end

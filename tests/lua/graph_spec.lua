@@ -1,6 +1,8 @@
 -- Tracing graphs: what becomes of the text, errors that point at the line, and what the functions of g compute.
 local core = require "llm.core"
+local functions = require "llm.graph.functions"
 local graph = require "llm.graph"
+local support = require "support"
 
 local inf = math.huge
 
@@ -372,5 +374,21 @@ describe("functions of g", function()
       assert.equal(best - 1, g:run{ logits = logits, seed = seed, top_p = 0.001 })
       assert.equal(best - 1, g:run{ logits = logits, seed = seed, min_p = 1 })
     end
+  end)
+end)
+
+describe("docs/graph.md", function()
+  local text = support.slurp(support.root .. "/docs/graph.md")
+
+  it("has every function of g, and no other", function()
+    for name in pairs(functions) do
+      assert.truthy(text:find("g%." .. name .. "[^%w_]"), "g." .. name .. " is not described")
+    end
+    for name in text:gmatch("g%.([%a_]+)[({]") do assert.truthy(rawget(functions, name), "there is no g." .. name) end
+  end)
+
+  it("shows the text that min_p has", function()
+    local policy = graph.load(support.root .. "/scripts/policies/min_p.lua")
+    assert.truthy(text:find("```\n" .. policy.text .. "```", 1, true))
   end)
 end)
