@@ -12,6 +12,8 @@ llm.try(openai.protect, server, opts) -- access log, request ids, CORS, API keys
 server:post("/v1/completions", llm.try(openai.completions, engine, opts))
 server:post("/v1/chat/completions", openai.chat(engine, opts))
 server:post("/v1/responses", openai.responses(engine, opts))
+server:post("/v1/messages", openai.messages(engine, opts))
+server:post("/v1/messages/count_tokens", openai.count_tokens(engine, opts))
 server:get("/v1/models", openai.models(engine, opts))
 server:get("/v1/models/*id", openai.models(engine, opts))
 server:post("/tokenize", openai.tokenize(engine, opts))

@@ -9,6 +9,7 @@
 -- Handlers take the engine and, if they are to differ from the defaults, the options of llm.openai.options.
 
 local access_log = require "llm.access_log"
+local anthropic = require "llm.openai.anthropic"
 local auth = require "llm.auth"
 local cors = require "llm.cors"
 local health = require "llm.openai.health"
@@ -23,6 +24,8 @@ local M = {
   completions = require("llm.openai.completions").handler,
   chat = require("llm.openai.chat").handler,
   responses = require("llm.openai.responses").handler,
+  messages = anthropic.handler,
+  count_tokens = anthropic.count,
   models = require("llm.openai.models").handler,
   tokenize = tokens.tokenize,
   detokenize = tokens.detokenize,

@@ -607,6 +607,8 @@ function llm.server(options) end
 ---@field completions fun(engine: llm.Engine, options?: table): function POST /v1/completions
 ---@field chat fun(engine: llm.Engine, options?: table): function POST /v1/chat/completions
 ---@field responses fun(engine: llm.Engine, options?: table): function POST /v1/responses
+---@field messages fun(engine: llm.Engine, options?: table): function POST /v1/messages, Anthropic's API
+---@field count_tokens fun(engine: llm.Engine, options?: table): function POST /v1/messages/count_tokens
 ---@field models fun(engine: llm.Engine, options?: table): function GET /v1/models, /v1/models/*id
 ---@field tokenize fun(engine: llm.Engine, options?: table): function
 ---@field detokenize fun(engine: llm.Engine, options?: table): function

@@ -1,8 +1,8 @@
 -- The parameters of the generating endpoints: one table from which requests are checked, sorted into what the engine
 -- takes and what the endpoint does itself, and documented (docs/serving.md).
 --
--- An entry: name, type, the endpoints that take it ("completions", "chat", "responses"; absent: completions and
--- chat), into: "sampling" (a sampling parameter of the engine, of the same name or `as`), "request" (a property of the
+-- An entry: name, type, the endpoints that take it ("completions", "chat", "responses", "messages"; absent:
+-- completions and chat), into: "sampling" (a sampling parameter of the engine, of the same name or `as`), "request" (a property of the
 -- engine's request) or nothing (for the endpoint itself); min, max; choices; only: the one value that is supported,
 -- with why; ignored: taken and without effect.
 
@@ -112,10 +112,27 @@ M.entries = {
   { name = "reasoning", type = "any", on = "responses", ignored = true },
   { name = "include", type = "any", on = "responses", ignored = true },
   { name = "truncation", type = "string", on = "responses", only = "disabled", why = "shorten the conversation" },
+
+  -- of /v1/messages
+  { name = "model", type = "string", on = "messages" },
+  { name = "messages", type = "list", on = "messages" },
+  { name = "system", type = "any", on = "messages", help = "the system message: text, or text blocks" },
+  { name = "max_tokens", type = "integer", on = "messages", into = "sampling", min = 1 },
+  { name = "temperature", type = "number", on = "messages", into = "sampling", min = 0 },
+  { name = "top_p", type = "number", on = "messages", into = "sampling", min = 0, max = 1 },
+  { name = "top_k", type = "integer", on = "messages", into = "sampling", min = 0 },
+  { name = "stop_sequences", type = "strings", on = "messages", into = "sampling", as = "stop" },
+  { name = "stream", type = "boolean", on = "messages" },
+  { name = "tools", type = "list", on = "messages" },
+  { name = "tool_choice", type = "any", on = "messages", ignored = true },
+  { name = "thinking", type = "any", on = "messages", help = "only {\"type\": \"disabled\"}" },
+  { name = "metadata", type = "any", on = "messages", ignored = true },
+  { name = "service_tier", type = "string", on = "messages", ignored = true },
+  { name = "cache_control", type = "any", on = "messages", ignored = true },
 }
 
 -- endpoint -> name -> entry
-local index = { completions = {}, chat = {}, responses = {} }
+local index = { completions = {}, chat = {}, responses = {}, messages = {} }
 for _, entry in ipairs(M.entries) do
   for endpoint in (entry.on or "completions chat"):gmatch "%a+" do index[endpoint][entry.name] = entry end
 end
