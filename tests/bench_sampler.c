@@ -15,15 +15,17 @@ static double now(void)
 }
 
 /* Smallest mean of nine runs of 40. */
-static double measure(struct sampler *s, const float *row, const struct llm_sampling *p)
+static double measure(struct sampler *s, const float *row, const struct llm_sampling *p, int32_t candidates)
 {
     static struct llm_logprob logprobs[6];
+    static struct llm_candidate list[LLM_MAX_CANDIDATES];
     double best = 1e9;
     for (int run = 0; run < 9; run++) {
         double begin = now();
         for (uint64_t i = 0; i < 40; i++) {
+            struct sample_best likely = {list, candidates};
             struct sample_input in = {.params = p, .seed = 1, .position = i};
-            int32_t token = sampler_pick(s, row, &in);
+            int32_t token = candidates ? sampler_choose(s, row, &in, &likely) : sampler_pick(s, row, &in);
             if (p->logprobs >= 0) sampler_logprobs(s, row, token, p->logprobs, logprobs);
         }
         double t = (now() - begin) / 40;
@@ -46,17 +48,21 @@ int main(int argc, char **argv)
     const struct {
         const char *name;
         float temperature, top_p, min_p;
-        int32_t top_k, logprobs;
-    } cases[] = {{"greedy", 0, 1, 0, 0, -2},
-                 {"greedy, 5 logprobs", 0, 1, 0, 0, 5},
-                 {"temperature", 1, 1, 0, 0, -2},
-                 {"min_p 0.05", 1, 1, 0.05f, 0, -2},
-                 {"top_k 50", 1, 1, 0, 50, -2},
-                 {"top_p 0.9", 1, 0.9f, 0, 0, -2},
-                 {"top_k 50, top_p 0.95", 0.8f, 0.95f, 0, 50, -2},
-                 {"top_p 0.9, nearly flat", 50, 0.9f, 0, 0, -2},
-                 {"top_k 20000", 1, 1, 0, 20000, -2}};
-    printf("%-24s  us a token, vocabulary of %d\n", "", n);
+        int32_t top_k, logprobs, candidates;
+    } cases[] = {{"greedy", 0, 1, 0, 0, -2, 0},
+                 {"greedy, 5 logprobs", 0, 1, 0, 0, 5, 0},
+                 {"temperature", 1, 1, 0, 0, -2, 0},
+                 {"min_p 0.05", 1, 1, 0.05f, 0, -2, 0},
+                 {"top_k 50", 1, 1, 0, 50, -2, 0},
+                 {"top_p 0.9", 1, 0.9f, 0, 0, -2, 0},
+                 {"top_k 50, top_p 0.95", 0.8f, 0.95f, 0, 50, -2, 0},
+                 {"top_p 0.9, nearly flat", 50, 0.9f, 0, 0, -2, 0},
+                 {"top_k 20000", 1, 1, 0, 20000, -2, 0},
+                 {"temperature, 256 candidates", 1, 1, 0, 0, -2, 256},
+                 {"temperature, 32 candidates", 1, 1, 0, 0, -2, 32},
+                 {"top_p 0.9, 256 candidates", 1, 0.9f, 0, 0, -2, 256},
+                 {"top_k 50, 256 candidates", 1, 1, 0, 50, -2, 256}};
+    printf("%-28s  us a token, vocabulary of %d\n", "", n);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct llm_sampling p;
         llm_sampling_init(&p);
@@ -65,7 +71,7 @@ int main(int argc, char **argv)
         p.min_p = cases[i].min_p;
         p.top_k = cases[i].top_k;
         p.logprobs = cases[i].logprobs;
-        printf("%-24s  %7.1f\n", cases[i].name, 1e6 * measure(&s, row, &p));
+        printf("%-28s  %7.1f\n", cases[i].name, 1e6 * measure(&s, row, &p, cases[i].candidates));
     }
     sampler_deinit(&s);
     free(row);

@@ -414,6 +414,50 @@ static void logprobs_against_sorting(void **state)
     sampler_deinit(&s);
 }
 
+/* The candidates of policies: those that a plain sort puts first, of what top_k keeps; the draw is the same.
+ */
+static void candidates_against_sorting(void **state)
+{
+    (void)state;
+    static float x[V];
+    static struct token_weight sorted[V];
+    struct llm_candidate list[LLM_MAX_CANDIDATES];
+    struct sampler s;
+    assert_int_equal(sampler_init(&s, V, NULL), LLM_OK);
+    for (int round = 0; round < 60; round++) {
+        make_row(x, V, round % 4 * 6);
+        if (round % 3 == 0)
+            for (int32_t i = 0; i < V; i++) x[i] = roundf(x[i] * 4) / 4; /* many equals */
+        if (round % 5 == 0)
+            for (int32_t i = 0; i < V; i++) x[i] = i % 1000 == 3 ? x[i] : -INFINITY;
+        struct llm_sampling p = defaults();
+        p.temperature = round % 7 ? 1 : 0;
+        p.top_k = p.temperature > 0 && round % 2 ? 40 : 0;
+        for (int32_t i = 0; i < V; i++) sorted[i] = (struct token_weight){i, x[i]};
+        qsort(sorted, V, sizeof *sorted, likelier);
+        int32_t kept = 0;
+        double total = 0, last = p.top_k ? fmax(sorted[39].p, -1e30) : -1e30;
+        for (; kept < V && sorted[kept].p >= last; kept++) total += exp(sorted[kept].p);
+        struct sample_input in = {.params = &p, .seed = 42, .position = (uint64_t)round};
+        struct sample_best best = {list, round % 6 ? LLM_MAX_CANDIDATES : 1 + round % 11};
+        int32_t room = best.n < kept ? best.n : kept, token = sampler_choose(&s, x, &in, &best);
+        assert_int_equal(token, sampler_choose(&s, x, &in, NULL));
+        assert_int_equal(best.n, room);
+        for (int32_t i = 0; i < room; i++) {
+            /* logits that are almost equal have equal weights, and then ids count */
+            if (round % 3 == 0) assert_int_equal(list[i].token, sorted[i].token);
+            assert_true(fabs(x[list[i].token] - sorted[i].p) < 1e-5);
+            assert_true(fabs(list[i].logprob - (sorted[i].p - log(total))) < 1e-4);
+            assert_true(fabs(list[i].prob - exp(list[i].logprob)) < 1e-5);
+        }
+    }
+    for (int32_t i = 0; i < V; i++) x[i] = -INFINITY;
+    struct llm_sampling p = defaults();
+    struct sample_input in = {.params = &p};
+    assert_int_equal(sampler_choose(&s, x, &in, NULL), -1);
+    sampler_deinit(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -426,6 +470,7 @@ int main(void)
         cmocka_unit_test(masks_and_biases),
         cmocka_unit_test(penalties_against_plain_counts),
         cmocka_unit_test(logprobs_against_sorting),
+        cmocka_unit_test(candidates_against_sorting),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -131,6 +131,27 @@ ROW_PASS int32_t row_count_from(const float *w, int32_t n, float least)
     return count;
 }
 
+/* Groups of 16 are looked at whole: most of a vocabulary is below any threshold. */
+ROW_PASS int32_t row_indices_from(const float *w, int32_t n, float least, int32_t *out, int32_t room)
+{
+    enum { GROUP = 16 };
+    int32_t count = 0, i = 0;
+    for (; i < n; i += GROUP) {
+        int32_t m = n - i < GROUP ? n - i : GROUP;
+        if (m == GROUP) {
+            int32_t any = 0;
+            for (int32_t j = 0; j < GROUP; j++) any |= w[i + j] >= least;
+            if (!any) continue;
+        }
+        for (int32_t j = 0; j < m; j++) {
+            if (!(w[i + j] >= least)) continue;
+            if (count < room) out[count] = i + j;
+            count++;
+        }
+    }
+    return count;
+}
+
 ROW_PASS double row_logsumexp(const float *x, int32_t n, float max)
 {
     double total = 0;

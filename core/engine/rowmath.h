@@ -36,6 +36,10 @@ double row_weights(const float *x, int32_t n, float max, float scale, float *w, 
 double row_sum_from(const float *w, int32_t n, float least, double *sums);
 int32_t row_count_from(const float *w, int32_t n, float least);
 
+/* The indices of the w[i] >= least, in order, of which there is room for so many; returns how many there are
+ * (counted on beyond the room). */
+int32_t row_indices_from(const float *w, int32_t n, float least, int32_t *out, int32_t room);
+
 /* log(sum exp(x)). max: row_max. */
 double row_logsumexp(const float *x, int32_t n, float max);
 

@@ -7,6 +7,7 @@
 #include "engine/rowmath.h"
 #include "engine/select.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -158,30 +159,36 @@ static void sort_candidates(struct llm_candidate *list, int32_t n)
     if (from != list) memcpy(list, from, sizeof *list * (size_t)n);
 }
 
-/* Appends the tokens of weight `cut` (equal), or of more. */
-static int32_t gather(const struct sampler *s, float cut, int equal, struct llm_candidate *list, int32_t n,
-                      int32_t room)
+/* The k-th largest weight, where more than k are at least `least`. A row is mostly far below its k best: they
+ * are singled out by counting, which is fast, and the selection is among few. */
+static float kth_best(struct sampler *s, float least, int32_t k)
 {
-    for (int32_t begin = 0; begin < s->vocab_size && n < room; begin += ROW_BLOCK) {
-        int32_t end = begin + ROW_BLOCK < s->vocab_size ? begin + ROW_BLOCK : s->vocab_size;
-        if (row_count_from(s->work + begin, end - begin, cut) == 0) continue;
-        for (int32_t i = begin; i < end && n < room; i++) {
-            float w = s->work[i];
-            if (w > 0 && (equal ? w == cut : w > cut))
-                list[n++] = (struct llm_candidate){.token = i, .prob = w};
-        }
-    }
-    return n;
+    int32_t n = s->vocab_size, *ids = (int32_t *)(void *)s->rest;
+    float guess = 0x1p-4f;
+    while (guess > least && row_count_from(s->work, n, guess) < k) guess *= 0.25f;
+    int32_t m = row_indices_from(s->work, n, guess > least ? guess : least, ids, n / 3);
+    if (m > n / 3) return select_kth(s->work, n, k, s->rest);
+    float *few = s->rest + m;
+    for (int32_t i = 0; i < m; i++) few[i] = s->work[ids[i]];
+    return select_kth(few, m, k, few + m);
 }
 
-/* The best of the weights from `least` on, whose sum is `total`. */
-static void list_best(const struct sampler *s, float least, double total, struct sample_best *best)
+/* The best of the weights from `least` on, whose sum is `total`. Of those that equal the last one in, the
+ * first by id. */
+static void list_best(struct sampler *s, float least, double total, struct sample_best *best)
 {
-    int32_t n = s->vocab_size, room = best->n < n ? best->n : n;
-    float cut = least;
-    if (row_count_from(s->work, n, least) > room) cut = select_kth(s->work, n, room, s->rest);
-    best->n = gather(s, cut, 0, best->list, 0, room);
-    best->n = gather(s, cut, 1, best->list, best->n, room);
+    int32_t n = s->vocab_size, room = best->n < n ? best->n : n, *ids = (int32_t *)(void *)s->rest;
+    float cut = least > 0 ? least : FLT_MIN;
+    if (row_count_from(s->work, n, cut) > room) cut = kth_best(s, cut, room);
+    int32_t found = row_indices_from(s->work, n, cut, ids, n);
+    int32_t equal = room;
+    for (int32_t i = 0; i < found; i++) equal -= s->work[ids[i]] > cut;
+    best->n = 0;
+    for (int32_t i = 0; i < found; i++) {
+        float w = s->work[ids[i]];
+        if (w > cut || equal-- > 0)
+            best->list[best->n++] = (struct llm_candidate){.token = ids[i], .prob = w};
+    }
     sort_candidates(best->list, best->n);
     for (int32_t i = 0; i < best->n; i++) {
         struct llm_candidate *c = &best->list[i];
