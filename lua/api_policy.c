@@ -2,10 +2,12 @@
 
 #include "api.h"
 #include "embed.h"
+#include "policy_args.h"
 #include "policy_host.h"
 
 #include <lauxlib.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 static uint64_t check_ns(lua_State *L, int arg)
@@ -106,6 +108,23 @@ static int policy_has(lua_State *L)
     return 1;
 }
 
+/* core.policy_args(table) -> the arguments of a policy as JSON | nil, message. [-0, +1|2, e] */
+static int args_json(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TTABLE);
+    lua_settop(L, 1);
+    const char *why;
+    char *text = policy_args_write(L, 1, &why);
+    if (!text) {
+        lua_pushnil(L);
+        lua_pushstring(L, why);
+        return 2;
+    }
+    lua_pushstring(L, text);
+    free(text);
+    return 1;
+}
+
 /* core.bundled(prefix) -> list of the paths of bundled files that begin with it. [-0, +1, e] */
 static int bundled(lua_State *L)
 {
@@ -153,6 +172,8 @@ void api_open_policy(lua_State *L)
     lua_getfield(L, -1, "__index");
     luaL_register(L, NULL, methods);
     lua_pop(L, 2);
+    lua_pushcfunction(L, args_json);
+    lua_setfield(L, -2, "policy_args");
     lua_pushcfunction(L, bundled);
     lua_setfield(L, -2, "bundled");
 }

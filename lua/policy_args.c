@@ -225,6 +225,91 @@ void policy_args_free(struct llm_policy_args *args)
     graph_args_free((struct graph_args *)args->graph);
 }
 
+/* ---- from and to Lua ------------------------------------------------------------------------------------
+ */
+
+enum { MAX_DEPTH = 32 };
+
+static json_t *value_at(lua_State *L, int index, int depth, const char **why);
+
+/* Keys are strings, or numbers (token ids) that become strings. */
+static json_t *object_at(lua_State *L, int index, int depth, const char **why)
+{
+    json_t *object = json_object();
+    for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 1)) {
+        lua_pushvalue(L, -2); /* a number that is made a string in place would confuse lua_next */
+        const char *key =
+            lua_type(L, -1) == LUA_TSTRING || lua_type(L, -1) == LUA_TNUMBER ? lua_tostring(L, -1) : NULL;
+        json_t *v = key ? value_at(L, lua_gettop(L) - 1, depth, why) : NULL;
+        if (!key) *why = "a table may have strings and numbers as keys";
+        int set = v && json_object_set_new(object, key, v) == 0;
+        lua_pop(L, 1);
+        if (set) continue;
+        if (!*why) *why = "a string is not UTF-8";
+        lua_pop(L, 2);
+        json_decref(object);
+        return NULL;
+    }
+    return object;
+}
+
+static json_t *array_at(lua_State *L, int index, int depth, const char **why)
+{
+    json_t *array = json_array();
+    int n = (int)lua_objlen(L, index);
+    for (int i = 1; i <= n; i++) {
+        lua_rawgeti(L, index, i);
+        json_t *v = value_at(L, lua_gettop(L), depth, why);
+        lua_pop(L, 1);
+        if (v && json_array_append_new(array, v) == 0) continue;
+        json_decref(array);
+        return NULL;
+    }
+    return array;
+}
+
+static json_t *value_at(lua_State *L, int index, int depth, const char **why)
+{
+    size_t n = 0;
+    const char *text;
+    double x;
+    json_t *v = NULL;
+    if (depth > MAX_DEPTH || !lua_checkstack(L, 6)) {
+        *why = "tables are nested too deeply";
+        return NULL;
+    }
+    switch (lua_type(L, index)) {
+    case LUA_TNUMBER:
+        x = lua_tonumber(L, index);
+        v = x == floor(x) && fabs(x) <= 0x1p53 ? json_integer((json_int_t)x) : json_real(x);
+        if (!v) *why = "a number is not finite";
+        return v;
+    case LUA_TBOOLEAN:
+        return json_boolean(lua_toboolean(L, index));
+    case LUA_TSTRING:
+        text = lua_tolstring(L, index, &n);
+        v = json_stringn(text, n);
+        if (!v) *why = "a string is not UTF-8";
+        return v;
+    case LUA_TTABLE:
+        return lua_objlen(L, index) > 0 ? array_at(L, index, depth + 1, why)
+                                        : object_at(L, index, depth + 1, why);
+    default:
+        *why = "there may be numbers, booleans, strings and tables of them";
+        return NULL;
+    }
+}
+
+char *policy_args_write(lua_State *L, int index, const char **why)
+{
+    *why = NULL;
+    json_t *object = object_at(L, index, 0, why);
+    char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
+    if (!text && !*why) *why = "there is no memory";
+    json_decref(object);
+    return text;
+}
+
 static void push_value(lua_State *L, json_t *v);
 
 static void push_table(lua_State *L, json_t *v)

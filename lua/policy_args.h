@@ -33,6 +33,10 @@ llm_status policy_args_read(const struct policy_params *params, const char *json
                             struct llm_policy_args *out, struct llm_error *err);
 void policy_args_free(struct llm_policy_args *args);
 
+/* The table at `index` as the JSON object that policy_args_read takes, for the caller to free with free;
+ * null: *why says what in it cannot be said so. [-0, +0, m] */
+char *policy_args_write(lua_State *L, int index, const char **why);
+
 /* Pushes what was given, by name; own: llm_policy_args.own. [-0, +1, m] */
 void policy_args_push(lua_State *L, const void *own);
 

@@ -140,10 +140,13 @@ local function uses_of(policy, args)
     if own ~= nil and type(own) ~= "table" then
       return nil, ("policy_args of %s must be a table of arguments by name; it is a %s"):format(name, type(own))
     end
+    for key, value in pairs(own or {}) do
+      if value == json.null then own[key] = nil end -- over HTTP: as if it were not there
+    end
     if own and next(own) == nil then own = nil end
     local text, message
     if own then
-      text, message = json.encode(own)
+      text, message = core.policy_args(own)
       if not text then return nil, ("policy_args of %s: %s"):format(name, message) end
     end
     uses[i] = { name, text }

@@ -145,6 +145,9 @@ describe("a request", function()
       { "policy args: policy_args: text must be a string", "args", { text = {} } },
       { "policy args: policy_args: list must be a list or an object", "args", { list = "x" } },
       { "policy args: policy_args: number is 3; it must be from 0 to 2", "args", { number = 3 } },
+      { "policy_args of args: there may be numbers, booleans, strings and tables", "args", { list = { print } } },
+      { "policy_args of args: a number is not finite", "args", { list = { 0/0 } } },
+      { "policy_args of args: a string is not UTF-8", "args", { text = "\255" } },
       { "policy_args needs a policy", nil, { number = 1 } },
       { "policy[1] must be a name", { 5 } },
       { "policy_args goes with one policy", { "args", "args" }, { number = 1 } },
@@ -325,6 +328,88 @@ describe("graphs", function()
   end)
 end)
 
+describe("a policy that comes along", function()
+  it("loads, and runs with its defaults or says what it needs", function()
+    local bundled = require("llm.core").bundled "scripts/policies/"
+    assert.truthy(#bundled > 15)
+    for _, path in ipairs(bundled) do
+      local name = path:match "([%w_]+)%.lua$"
+      local ok, message = pcall(run, { policy = name, max_tokens = 3, temperature = 1, seed = 1 })
+      assert.truthy(ok or message:find("needs", 1, true), name .. ": " .. tostring(message))
+    end
+  end)
+
+  it("bad_words never completes a word", function()
+    local plain = run{ max_tokens = 24 }[1].text
+    local words = {}
+    for word in plain:gmatch "%a%a%a+" do words[#words + 1] = word end
+    assert.truthy(#words > 5)
+    local text = run{ max_tokens = 24, policy = "bad_words", policy_args = { words = words } }[1].text
+    local own = run{ max_tokens = 24, bad_words = words }[1].text -- the engine's of the same name
+    for _, word in ipairs(words) do
+      assert.is_nil((" " .. text .. " "):find("[^%a]" .. word .. "[^%a]"), word)
+    end
+    assert.equal(own, text)
+  end)
+
+  it("allow_list allows nothing else", function()
+    local allowed, tokenizer = { [11] = true, [12] = true }, engine():tokenizer()
+    for _, id in ipairs(tokenizer:encode(" yes no", { add_special_tokens = false })) do allowed[id] = true end
+    allowed[tokenizer:info().eos] = true
+    for _, id in ipairs(ids{ policy = "allow_list", temperature = 1, seed = 2, max_tokens = 24,
+                             policy_args = { tokens = { 11, 12 }, texts = { " yes no" } } }) do
+      assert.is_true(allowed[id] == true)
+    end
+    assert.same({ 11, 11, 11 }, ids{ policy = "allow_list", max_tokens = 3, policy_args = { tokens = { 11 }, ends = false } })
+  end)
+
+  it("no_repeat_ngram repeats none, and is the first choice otherwise", function()
+    local prompt = engine():tokenize("one two three one two three one two")
+    for n = 1, 4 do
+      local tokens = { unpack(prompt) }
+      local out = run({ policy = "no_repeat_ngram", policy_args = { n = n }, max_tokens = 40, ignore_eos = true, logprobs = 20 },
+        prompt)[1]
+      for step, id in ipairs(out.token_ids) do
+        local banned = {} -- by the definition
+        for i = 1, #tokens - n + 1 do
+          local same = true
+          for k = 0, n - 2 do same = same and tokens[i + k] == tokens[#tokens - n + 2 + k] end
+          if same then banned[tokens[i + n - 1] ] = true end
+        end
+        assert.is_nil(banned[id])
+        for other, entry in pairs(out.logprobs[step]) do -- whatever is likelier is banned
+          if entry.rank < out.logprobs[step][id].rank then assert.is_true(banned[other]) end
+        end
+        tokens[#tokens + 1] = id
+      end
+    end
+  end)
+
+  it("thinking_budget ends a thought that is too long", function()
+    local args = { budget = 6, open = "<think>", close = "</think>", finish = "\n</think>\n\n" }
+    local plain = run({ max_tokens = 30, ignore_eos = true }, "<think>\nOkay, so")[1]
+    local out = run({ max_tokens = 30, ignore_eos = true, policy = "thinking_budget", policy_args = args }, "<think>\nOkay, so")[1]
+    local finish = engine():tokenize(args.finish, { add_special_tokens = false })
+    for i = 1, 6 do assert.equal(plain.token_ids[i], out.token_ids[i]) end
+    for i, id in ipairs(finish) do assert.equal(id, out.token_ids[6 + i]) end
+    assert.is_nil(out.text:match "</think>.*</think>")
+    -- who does not think, or has stopped, is left alone
+    for _, prompt in ipairs { PROMPT, "<think>hm</think>\nThe answer is" } do
+      assert.same(ids({ max_tokens = 20 }, prompt), ids({ max_tokens = 20, policy = "thinking_budget", policy_args = args }, prompt))
+    end
+  end)
+
+  it("token_healing writes the end of the prompt again", function()
+    local prompt = engine():tokenize "The capital of France is Par"
+    local last = engine():tokenizer():token_text(table.remove(prompt))
+    local out = run({ policy = "token_healing", policy_args = { prefix = last }, max_tokens = 6 }, prompt)[1].text
+    assert.equal(last, out:sub(1, #last))
+    assert.equal(" Paris", out:sub(1, 6))
+    local text = run({ policy = "token_healing", policy_args = { prefix = " Parsimonious" }, max_tokens = 12 }, prompt)[1].text
+    assert.equal(" Parsimonious", text:sub(1, 13))
+  end)
+end)
+
 describe("a server's policies", function()
   local function with_directory(f)
     return function()
@@ -392,7 +477,7 @@ describe("a server's policies", function()
     assert.equal(200, status)
     assert.equal(want, body.choices[1].text)
     status, body = post("/v1/completions", { prompt = PROMPT, temperature = 0, max_tokens = 8,
-      policy = { "second", { name = "bad_words", args = { words = { "x" } } } } })
+      policy = { "second", { name = "bad_words", args = { words = llm.json.null } } } })
     assert.equal(200, status)
     assert.equal(want, body.choices[1].text)
     for path, request in pairs { ["/v1/chat/completions"] = { messages = { { role = "user", content = "Hi" } } },
