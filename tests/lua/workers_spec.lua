@@ -20,7 +20,7 @@ server:get("/who", function()
   return tostring((llm.worker()))
 end)
 server:get("/slow", function()
-  llm.sleep(0.5)
+  llm.sleep(1.5)
   return "done"
 end)
 %s
@@ -141,8 +141,13 @@ describe("workers", function()
     end
     local slow = at_once(12, function(i)
       if i < 12 then return get(p, "/slow") end
-      llm.sleep(0.2)
-      return get(p, "/load")
+      local reply
+      for _ = 1, 100 do -- until all have come
+        reply = get(p, "/load")
+        if llm.json.decode(reply.body).server_load == 11 then break end
+        llm.sleep(0.01)
+      end
+      return reply
     end)
     assert.equal(11, llm.json.decode(slow[12].body).server_load)
   end))
@@ -198,7 +203,10 @@ describe("workers", function()
   it("answer what is under way when they are told to end", with(nil, nil, function(p)
     local replies = at_once(31, function(i)
       if i <= 30 then return get(p, "/slow") end
-      llm.sleep(0.2)
+      for _ = 1, 100 do
+        if llm.json.decode(get(p, "/load").body).server_load >= 30 then break end
+        llm.sleep(0.01)
+      end
       p.told = true
       os.execute("kill -TERM " .. p.pid)
       return { body = "done" }
@@ -206,9 +214,8 @@ describe("workers", function()
     for _, reply in ipairs(replies) do assert.equal("done", reply.body) end
   end))
 
-  it("say that they are not ready before they close", with(nil, "--shutdown-delay 1", function(p)
+  it("say that they are not ready before they close", with(nil, "--shutdown-delay 60", function(p) -- a second signal ends it
     assert.equal(200, get(p, "/ready").status)
-    p.told = true
     os.execute("kill -TERM " .. p.pid)
     for _ = 1, 100 do
       local replies = at_once(20, function() return get(p, "/ready") end)
