@@ -20,6 +20,9 @@ for name, program in pairs(programs) do
   list[name] = program:describe()
 end
 server:get("/programs", function(_, res) res:json(llm.json.object(list)) end)
+server:post("/v1/completions", openai.completions(engine, opts)) -- beside them, the API that agents outside use
+server:post("/v1/chat/completions", openai.chat(engine, opts))
+server:get("/v1/models", openai.models(engine, opts))
 server:get("/health", openai.live())
 server:get("/metrics", llm.metrics)
 

@@ -1,9 +1,8 @@
--- The examples of docs/scripting.md run as they stand.
+-- The examples of docs/scripting.md and docs/programs.md run as they stand.
 local support = require "support"
 
-local text = support.slurp(support.root .. "/docs/scripting.md")
-
-local function examples()
+local function examples(path)
+  local text = support.slurp(support.root .. "/" .. path)
   local list = {}
   local position = 1
   while true do
@@ -15,19 +14,21 @@ local function examples()
   end
 end
 
-describe("docs/scripting.md", function()
-  local list = examples()
+for path, at_least in pairs { ["docs/scripting.md"] = 5, ["docs/programs.md"] = 4 } do
+  describe(path, function()
+    local list = examples(path)
 
-  it("has examples", function() assert.truthy(#list >= 5) end)
+    it("has examples", function() assert.truthy(#list >= at_least) end)
 
-  for _, example in ipairs(list) do
-    it("line " .. example.line, function()
-      local path = support.file(example.code, ".lua")
-      local result = support.shell(("cd %s && %s %s"):format(support.quote(support.root),
-        support.quote(support.program), support.quote(path)))
-      os.remove(path)
-      assert.equal(0, result.code, result.err)
-      assert.equal("", result.err)
-    end)
-  end
-end)
+    for _, example in ipairs(list) do
+      it("line " .. example.line, function()
+        local file = support.file(example.code, ".lua")
+        local result = support.shell(("cd %s && %s %s"):format(support.quote(support.root),
+          support.quote(support.program), support.quote(file)))
+        os.remove(file)
+        assert.equal(0, result.code, result.err)
+        assert.equal("", result.err)
+      end)
+    end
+  end)
+end
