@@ -11,12 +11,24 @@ Program.__index = Program
 
 local M = { Program = Program }
 
+-- A branch of parallel has ended.
+local function settle(group, program)
+  if program.ok then
+    group.results[program.index] = program.results[1]
+  elseif not group.failed then
+    group.failed, group.failure = true, program.results[1]
+  end
+  group.n_done = group.n_done + 1
+  tasks.wake(group.parent)
+end
+
 local function on_end(task, ok, ...)
   local program = task.program
   program.ok, program.results, program.done = ok, { n = select("#", ...), ... }, true
   local parent, waiters = program.parent, program.waiters
   if parent and parent.owned then parent.owned[program] = nil end
   program.parent, program.waiters = nil, nil
+  if program.group then settle(program.group, program) end
   for _, waiter in ipairs(waiters or {}) do tasks.wake(waiter) end
 end
 
@@ -57,42 +69,38 @@ function Program:cancel(reason)
   if not self.done and self.task then tasks.cancel(self.task, type(reason) == "string" and reason or nil) end
 end
 
--- One call of parallel: what is done so far. A branch that ends says so here and wakes the parent.
-local function start_branch(state, item, i)
-  local f = state.f or item
-  state.branches[i] = M.spawn(function()
-    local ok, result = pcall(f, item, i)
-    if ok then
-      state.results[i] = result
-    elseif not state.failed then
-      state.failed, state.failure = true, result
-    end
-    state.n_done = state.n_done + 1
-    tasks.wake(state.parent)
-  end)
+local function start_branch(group, item, i)
+  local branch = group.f and M.spawn(group.f, item, i) or M.spawn(item)
+  branch.index, group.branches[i] = i, branch
+  if branch.done then
+    settle(group, branch)
+  else
+    branch.group = group
+  end
 end
 
-local function stop_branches(state)
-  for _, branch in pairs(state.branches) do branch:cancel("another branch has failed") end
-end
-
-local function run_branches(state, list, limit)
+local function run_branches(group, list, limit)
   local n, started = #list, 0
-  while state.n_done < n and not state.failed do
-    while started < n and started - state.n_done < limit and not state.failed do
+  while group.n_done < n and not group.failed do
+    while started < n and started - group.n_done < limit and not group.failed do
       started = started + 1
-      start_branch(state, list[started], started)
+      start_branch(group, list[started], started)
     end
-    if state.n_done < n and not state.failed and (started == n or started - state.n_done >= limit) then tasks.wait() end
+    if group.n_done < n and not group.failed and (started == n or started - group.n_done >= limit) then tasks.wait() end
   end
 end
 
 local function parallel(list, f, limit)
-  local state = { f = f, parent = tasks.running(), branches = {}, results = {}, n_done = 0 }
-  local ok, why = pcall(run_branches, state, list, limit or #list)
-  if ok and not state.failed then return state.results end
-  stop_branches(state)
-  error(ok and state.failure or why, 0)
+  local group = { f = f, parent = tasks.running(), branches = {}, results = {}, n_done = 0 }
+  local ok, why = pcall(run_branches, group, list, limit or #list)
+  if ok and not group.failed then return group.results end
+  for _, branch in pairs(group.branches) do branch:cancel("another branch has failed") end
+  error(ok and group.failure or why, 0)
+end
+
+local function parallel_of_main(...)
+  tasks.running().keeps_sequences = true -- the main program may be given them
+  return parallel(...)
 end
 
 -- llm.parallel{ f, g, … } or llm.parallel(list, f [, { limit = n }]): runs the functions, or f(item, i) for each item,
@@ -102,7 +110,8 @@ function M.parallel(list, f, options)
   if type(list) ~= "table" then error("llm.parallel needs a list; it got a " .. type(list), 2) end
   if f ~= nil and type(f) ~= "function" then error("llm.parallel needs a function; it got a " .. type(f), 2) end
   local limit = options and options.limit
-  return tasks.run(parallel, list, f, limit)
+  if tasks.running() then return parallel(list, f, limit) end
+  return tasks.run(parallel_of_main, list, f, limit)
 end
 
 return M

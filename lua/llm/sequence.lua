@@ -45,6 +45,7 @@ local function adopt(seq, engine, fields, known)
   local task = tasks.running()
   if not task then return seq end
   local root = task.root or task
+  if root.keeps_sequences then return seq end
   if not root.sequences then
     root.sequences = setmetatable({}, { __mode = "k" })
     root.owned = root.owned or {}
@@ -86,10 +87,8 @@ local function note(run, delta)
   if run.texts then run.texts[#run.texts + 1] = delta.text end
   if run.stream.done then
     run.done = true
-    if not run.discard then
-      about[run.seq].known = #run.seq
-      if type(delta.stop_reason) == "string" then restore_rest(run, run.seq) end
-    end
+    about[run.seq].known = #run.seq
+    if type(delta.stop_reason) == "string" and not run.discard then restore_rest(run, run.seq) end
   end
   return delta
 end
@@ -184,7 +183,10 @@ function Sequence:compute()
 end
 
 -- Forgets the last n tokens. Returns the sequence.
-function Sequence:rewind(n) return self:rewind_to(math.max(#self - n, 0)) end
+function Sequence:rewind(n)
+  ready(self)
+  return self:rewind_to(math.max(#self - n, 0))
+end
 
 -- Forgets all but the first n tokens. Returns the sequence.
 function Sequence:rewind_to(n)
@@ -252,6 +254,7 @@ end
 -- How likely the model finds this continuation: token_ids, logprobs (a map from id to {logprob, rank, decoded_token}
 -- for each; k: with so many alternatives), total and mean of their log-probabilities. The sequence stays as it is.
 function Sequence:score(what, k)
+  ready(self)
   local ids = ids_of(self, what, 2)
   local _, info = complete(2, self, ids, { max_tokens = 0, prompt_logprobs = k or 0 },
     { discard = true, prompt_logprobs_start = #self })
@@ -280,6 +283,7 @@ end
 -- would have chosen itself at temperature 0, and by the token that it chooses after them. Returns how many were right,
 -- that token (nil: the text ends there).
 function Sequence:verify(ids)
+  ready(self)
   local before = #self
   local out, info = complete(2, self, ids, { temperature = 0, max_tokens = 1, prompt_logprobs = 1 },
     { prompt_logprobs_start = before })
