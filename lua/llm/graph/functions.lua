@@ -186,9 +186,9 @@ function M.default(x)
   values.trace().nodes[values.id(t)].positive = true
   local w = weights(x / t)
   local least = numeric("max", M.request.min_p, M.kth(w, M.request.top_k))
-  w = where(numeric("le", least, w), w, 0)
-  w = where(numeric("le", M.quantile(w, w, M.request.top_p), w), w, 0)
-  return where(numeric("lt", M.request.temperature, 1e-5), M.argmax(x), M.draw(w))
+  local kept = where(numeric("le", least, w), w, 0)
+  least = numeric("max", least, M.quantile(kept, kept, M.request.top_p))
+  return where(numeric("lt", M.request.temperature, 1e-5), M.argmax(x), M.draw(where(numeric("le", least, w), w, 0)))
 end
 
 -- ---- inputs -----------------------------------------------------------------------------------------------------
