@@ -300,6 +300,13 @@ static void fill_logits(float *x, int32_t n, int kind)
     }
 }
 
+static float largest(const float *x, int32_t n)
+{
+    float v = x[0];
+    for (int32_t i = 1; i < n; i++) v = x[i] > v ? x[i] : v;
+    return v;
+}
+
 /* The two draw alike but where rounding decides: a few in a thousand. Each of the device's tokens must be one
  * that the parameters keep. */
 static void samples(void **state)
@@ -360,7 +367,10 @@ static void samples(void **state)
                     fail_msg("vocabulary %d, kind %d, way %d: token %d", n, kind, i % N_WAYS, got[i]);
                 if (p.temperature == 0) assert_int_equal(got[i], want);
                 n_different += got[i] != want;
-                if (got[i] != want) by_kind[kind][i % N_WAYS]++;
+                if (got[i] != want && by_kind[kind][i % N_WAYS]++ < 1)
+                    printf("vocabulary %d, kind %d, way %d: %d (%g), not %d (%g); the largest is %g\n", n,
+                           kind, i % N_WAYS, got[i], (double)x[got[i]], want, (double)x[want],
+                           (double)largest(x, n));
             }
             sampler_deinit(&sampler);
             be->free(be, dx, 0), be->free(be, dr, 0), be->free(be, last, 0), be->free(be, out, 0);
