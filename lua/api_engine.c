@@ -30,6 +30,7 @@ static const struct api_field option_fields[] = {
     OPTION(scheduling_policy, API_STRING),
     OPTION(max_num_queued_reqs, API_INT32),
     OPTION(max_logprobs, API_INT32),
+    OPTION(step_time_target, API_FLOAT),
     OPTION(device, API_STRING),
     OPTION(gpu_memory_utilization, API_FLOAT),
     OPTION(threads, API_INT32),

@@ -279,8 +279,10 @@ static llm_status host_step(struct llm_engine *e, struct step *step, struct llm_
 {
     note_plan(e);
     const struct batch *batch = batch_build(&e->batch, e->plan, e->config.block_size);
+    int64_t launched = clock_ns();
     llm_status status = forward(e, batch, err);
     if (status) return status;
+    pace_learn(&e->pace, batch->n_tokens, launched, clock_ns());
     scheduler_advance(&e->scheduler);
     scheduler_name(&e->scheduler);
     status = engine_sample(e, batch, err);
@@ -362,6 +364,8 @@ static llm_status launch(struct llm_engine *e, struct step *step, struct llm_err
     if (status) return status;
     scheduler_advance(&e->scheduler);
     step->mark = e->mark ^= 1;
+    step->n_tokens = batch->n_tokens;
+    step->launched = clock_ns();
     await_all(e, batch, step);
     struct device_step d = {.batch = batch, .rows = e->sample_rows, .n_rows = step->n, .mark = step->mark};
     describe(e, batch, &d);
@@ -373,6 +377,7 @@ static llm_status collect(struct llm_engine *e, struct step *step, struct llm_er
 {
     const int32_t *tokens;
     llm_status status = e->model.collect(e->model.self, step->mark, &tokens, err);
+    pace_learn(&e->pace, step->n_tokens, step->launched, clock_ns());
     for (int32_t i = 0; i < step->n && !status; i++) {
         if (!step->rows[i].first) continue;
         struct sequence *q = &step->rows[i].first->sequence;
@@ -400,7 +405,7 @@ static llm_status device_step(struct llm_engine *e, struct llm_error *err)
     llm_status status = launch(e, step, err);
     if (status) return status;
     e->n_steps++;
-    return finish_flying(e, step->n ? step : NULL, err);
+    return finish_flying(e, step, err);
 }
 
 /* ---- a step ---------------------------------------------------------------------------------------------
@@ -432,6 +437,8 @@ static int engine_step(struct llm_engine *e)
     struct llm_error err;
     e->now = clock_ns();
     drain(e);
+    e->scheduler.budget = pace_budget(&e->pace, e->config.step_time_target,
+                                      scheduler_n_decoding(&e->scheduler), e->config.max_num_batched_tokens);
     e->plan = scheduler_plan(&e->scheduler);
     count(e);
     if (e->plan->n_tokens == 0 && !e->flying) return 0;

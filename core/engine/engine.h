@@ -8,6 +8,7 @@
 
 #include "base/pool.h"
 #include "engine/batch.h"
+#include "engine/pace.h"
 #include "engine/policy_sample.h"
 #include "engine/request.h"
 #include "kernels/device.h"
@@ -37,7 +38,7 @@ struct engine_model {
     void (*run)(void *self, pool_fn *fn, void *arg);
     int32_t n_workers; /* 1 without run */
     /* A device that samples (else null): queues a step, and gives the tokens of one when they are there.
-     * tokens [n_rows] live until the mark is used again. A step without rows is not collected. */
+     * tokens [n_rows] live until the mark is used again. */
     llm_status (*launch)(void *self, const struct device_step *step, struct llm_error *err);
     llm_status (*collect)(void *self, int mark, const int32_t **tokens, struct llm_error *err);
     void (*close)(void *self);
@@ -51,6 +52,7 @@ struct engine_config {
     int prefix_caching, chunked_prefill, priority;
     int32_t max_num_queued_reqs; /* 0: no bound */
     int32_t max_logprobs;        /* -1: the vocabulary */
+    float step_time_target;      /* ms, of steps that read prompts while others decode; 0: no target */
     uint64_t seed;
     const struct tokenizer *tokenizer; /* borrowed from the model; null: none */
     int32_t end_tokens[ENGINE_MAX_END_TOKENS];
@@ -65,8 +67,9 @@ struct step_row {
 
 struct step {
     struct step_row *rows; /* [max_num_seqs] */
-    int32_t n;
+    int32_t n, n_tokens;
     int mark;
+    int64_t launched; /* ns */
 };
 
 /* What llm_engine_stats reads; written by the engine's thread once a step. */
@@ -109,8 +112,9 @@ struct llm_engine {
     struct policy_job jobs[ENGINE_LOGIT_ROWS];
     struct plan *plan;
     struct step steps[2];
-    struct step *flying;            /* launched, not collected; null: none */
-    int mark;                       /* of the last step launched */
+    struct step *flying; /* launched, not collected; null: none */
+    int mark;            /* of the last step launched */
+    struct pace pace;
     struct sample_row *sample_rows; /* [max_num_seqs]; null: the model does not sample */
     int64_t now;                    /* ns, at the step's start */
     struct llm_request *requests;

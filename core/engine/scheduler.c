@@ -10,7 +10,7 @@
 llm_status scheduler_init(struct scheduler *s, const struct scheduler_options *options, struct kv_pool *kv,
                           struct llm_error *err)
 {
-    *s = (struct scheduler){.options = *options, .kv = kv};
+    *s = (struct scheduler){.options = *options, .budget = options->max_num_batched_tokens, .kv = kv};
     size_t n = (size_t)options->max_num_seqs;
     s->running = mem_array(n, sizeof *s->running);
     s->plan.items = mem_array(n, sizeof *s->plan.items);
@@ -184,7 +184,7 @@ static void find_computed(struct scheduler *s, struct sequence *q)
 
 static int32_t budget_left(const struct scheduler *s)
 {
-    return s->options.max_num_batched_tokens - s->plan.n_tokens;
+    return s->budget - s->plan.n_tokens;
 }
 
 /* Tokens of q that this step can compute: 0 if its prompt must not be cut and does not fit. */
@@ -292,6 +292,14 @@ static void plan_waiting(struct scheduler *s)
         struct sequence *first = s->waiting.first;
         if (!admit(s, first) && !make_way(s, first)) break;
     }
+}
+
+int32_t scheduler_n_decoding(const struct scheduler *s)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < s->n_running; i++)
+        n += sequence_length(s->running[i]) - s->running[i]->n_computed == 1;
+    return n;
 }
 
 struct plan *scheduler_plan(struct scheduler *s)

@@ -59,6 +59,7 @@ struct scheduler_options {
 
 struct scheduler {
     struct scheduler_options options;
+    int32_t budget;     /* tokens of the next plan: max_num_batched_tokens, or fewer */
     struct kv_pool *kv; /* borrowed */
     struct queue waiting;
     struct idle_list idle;     /* holdings that have pages: the first to give them back */
@@ -80,6 +81,9 @@ void scheduler_deinit(struct scheduler *s);
 /* Takes a new sequence with a prompt. Its room for pages must hold kv_pages_for(longest form), no more than
  * the pool has. Forks to come are not added: they are given to scheduler_fork. */
 void scheduler_add(struct scheduler *s, struct sequence *sequence);
+
+/* Running sequences of which the next step computes one token. */
+int32_t scheduler_n_decoding(const struct scheduler *s);
 
 /* The next step's plan, valid until the next call. n_tokens is 0 only if nothing runs or waits. */
 struct plan *scheduler_plan(struct scheduler *s);

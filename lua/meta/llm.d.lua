@@ -34,6 +34,7 @@ local llm = {}
 ---@field max_num_queued_reqs? integer
 ---@field max_logprobs? integer most that a request may ask for; -1: the vocabulary
 ---@field threads? integer
+---@field step_time_target? number milliseconds
 ---@field device? string "auto", "cpu", "cuda", "cuda:1" …
 ---@field gpu_memory_utilization? number
 ---@field cpu_isa? "ref"|"avx2"|"avx512"
