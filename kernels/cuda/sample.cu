@@ -152,8 +152,7 @@ static __device__ float bin_top(const struct level *l, int bin)
     return expf(-(l->d0 + (float)bin / l->scale));
 }
 
-/* The elements that lie inside all levels above, by bins of this one. What is beyond the first level's bins
- * weighs less than 2^-46 and is counted only. */
+/* The elements that lie inside all levels above, by bins of this one. */
 static __device__ void histogram(const struct row *r, int level, struct scratch *s)
 {
     __syncthreads();
@@ -165,8 +164,8 @@ static __device__ void histogram(const struct row *r, int level, struct scratch 
         if (!(v >= r->least) || !is_inside(s, level, d)) return;
         int b = bin_of(&now, d);
         atomicAdd(&s->count[b], 1u);
-        float w = level == 0 && b == N_BINS - 1 ? 0 : expf(now.d0 + (float)b / now.scale - d);
-        atomicAdd(&s->mass[b], (uint32_t)rintf(w * (1.0f / mass_unit)));
+        float w = expf(now.d0 + (float)b / now.scale - d);
+        atomicAdd(&s->mass[b], __float2uint_rn(w * (1.0f / mass_unit)));
     });
     __syncthreads();
 }

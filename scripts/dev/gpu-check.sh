@@ -34,7 +34,7 @@ for part in "${parts[@]}"; do
     kernels) for b in "$bench"/bench_cuda_*; do timeout 200 "$b"; done ;;
     bench) "$bin/llmlua" "$tests/bench_engine.lua" --config "$tests/shapes/llama-3.1-8b" --device cuda \
              $([ $quick = 1 ] && echo --quick) ;;
-    serve) "$tests/bench_serve.sh" "$bin/llmlua" "$tests/shapes/llama-3.1-8b" ;;
+    serve) python3 "$tests/bench_serve.py" "$bin/llmlua" "$root/scripts/serve.lua" "$tests/shapes/llama-3.1-8b" ;;
     *) echo "gpu-check.sh: no part $part"; exit 2 ;;
   esac
 done
