@@ -2,7 +2,7 @@
 
 #include "kernels/cuda/cuda.cuh"
 
-enum { WARPS = 4, MOST_PER_LANE = 8 }; /* head_dim <= 256 */
+enum { WARPS = 4, MOST_PER_LANE = 8, WHOLE_THREADS = 256 }; /* head_dim <= 256 */
 
 /* What the kernel needs of rope_kv_args, with all pointers on the device. */
 struct rope_job {
@@ -75,6 +75,73 @@ template <typename T, typename KV> static __global__ void rope_kernel(struct rop
     }
 }
 
+/* The common case: 16-bit heads of DIM elements, rotated whole. A lane has eight elements in a row, so a head
+ * is DIM / 8 lanes; of a pair that is half a head apart the other one lies in another lane. */
+template <typename T, int DIM> static __global__ void whole_kernel(struct rope_job a)
+{
+    const int lanes = DIM / 8, half = DIM / 2;
+    pdl_launch();
+    pdl_wait();
+    int lane = threadIdx.x % lanes, n_all = a.n_heads + 2 * a.n_kv_heads;
+    int64_t job = (int64_t)blockIdx.x * (WHOLE_THREADS / lanes) + threadIdx.x / lanes;
+    int is_real = job < (int64_t)a.n_tokens * n_all; /* all lanes go on: they shuffle */
+    if (!is_real) job = 0;
+    int token = (int)(job / n_all), head = (int)(job % n_all);
+    int is_q = head < a.n_heads, is_k = !is_q && head < a.n_heads + a.n_kv_heads;
+    T *x = static_cast<T *>(a.qkv) + token * a.qkv_stride + (int64_t)head * DIM + 8 * lane;
+    union {
+        uint4 all;
+        T each[8];
+    } u;
+    u.all = *reinterpret_cast<const uint4 *>(x);
+    float v[8], squares = 0;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        v[i] = to_f32(u.each[i]);
+        squares += v[i] * v[i];
+    }
+    const struct norm *norm = is_q ? &a.q_norm : &a.k_norm;
+#pragma unroll
+    for (int d = lanes / 2; d > 0; d /= 2) squares += __shfl_xor_sync(~0u, squares, d);
+    if ((is_q || is_k) && norm->kind == NORM_RMS) {
+        float scale = rsqrtf(squares / (float)DIM + norm->eps);
+#pragma unroll
+        for (int i = 0; i < 8; i++) v[i] *= scale * (norm->weight ? norm->weight[8 * lane + i] : 1);
+    }
+    const float *cosines = a.table + (int64_t)a.positions[token] * DIM, *sines = cosines + half;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        float other = a.rope == ROPE_NEOX ? __shfl_xor_sync(~0u, v[i], lanes / 2) : v[i ^ 1];
+        int first = a.rope == ROPE_NEOX ? lane < lanes / 2 : i % 2 == 0;
+        int pair = a.rope == ROPE_NEOX ? 8 * (lane % (lanes / 2)) + i : 4 * lane + i / 2;
+        float c = cosines[pair], t = sines[pair];
+        if (is_q || is_k) u.each[i] = from_f32<T>(first ? v[i] * c - other * t : v[i] * c + other * t);
+    }
+    if (!is_real) return;
+    if (is_q) {
+        *reinterpret_cast<uint4 *>(x) = u.all;
+    } else {
+        int slot = a.slots[token], kv_head = is_k ? head - a.n_heads : head - a.n_heads - a.n_kv_heads;
+        T *to = reinterpret_cast<T *>(a.base + a.page_bytes * (size_t)(slot / a.page_size)) +
+                (is_k ? a.k_offset : a.v_offset) + kv_head * a.head_stride +
+                (int64_t)(slot % a.page_size) * DIM;
+        *reinterpret_cast<uint4 *>(to + 8 * lane) = u.all;
+    }
+}
+
+template <typename T> static void (*whole_kernel_for(int32_t dim))(struct rope_job)
+{
+    return dim == 64 ? whole_kernel<T, 64> : dim == 128 ? whole_kernel<T, 128> : whole_kernel<T, 256>;
+}
+
+static int is_whole(const struct backend *be, const struct rope_job *job, enum llm_dtype kv)
+{
+    int d = job->head_dim;
+    return be->act_dtype == kv && kv != DTYPE_F32 && (d == 64 || d == 128 || d == 256) &&
+           job->rope != ROPE_NONE && job->rotary_dim == d && job->qkv_stride % 8 == 0 &&
+           (reinterpret_cast<uintptr_t>(job->qkv) & 15) == 0;
+}
+
 template <typename T> static void (*kernel_for(enum llm_dtype kv))(struct rope_job)
 {
     if (kv == DTYPE_F32) return rope_kernel<T, float>;
@@ -105,6 +172,13 @@ llm_status cuda_rope_kv(struct backend *be, const struct rope_kv_args *a)
                            kv_offset(kv, a->layer, 1, 0),
                            (int64_t)kv->page_size * kv->head_dim};
     int64_t jobs = (int64_t)a->n_tokens * (a->n_heads + 2 * kv->n_kv_heads);
+    if (is_whole(be, &job, kv->dtype)) {
+        int per_block = WHOLE_THREADS / (kv->head_dim / 8);
+        auto whole = kv->dtype == DTYPE_F16 ? whole_kernel_for<__half>(kv->head_dim)
+                                            : whole_kernel_for<__nv_bfloat16>(kv->head_dim);
+        return cuda_launch(cu, "rope_kv", whole, dim3((unsigned)((jobs + per_block - 1) / per_block)),
+                           dim3(WHOLE_THREADS), 0, job);
+    }
     auto kernel = be->act_dtype == DTYPE_F32   ? kernel_for<float>(kv->dtype)
                   : be->act_dtype == DTYPE_F16 ? kernel_for<__half>(kv->dtype)
                                                : kernel_for<__nv_bfloat16>(kv->dtype);

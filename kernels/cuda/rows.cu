@@ -48,9 +48,71 @@ template <typename T> static __global__ void norm_kernel(struct norm_args a)
     }
 }
 
+/* 16-bit rows of a multiple of 8 elements, held in registers between the two passes. */
+enum { MOST_VECTORS = 4 };
+template <typename T> static __global__ void norm_vector_kernel(struct norm_args a)
+{
+    pdl_launch();
+    pdl_wait();
+    const uint4 *x = reinterpret_cast<const uint4 *>(static_cast<const T *>(a.x) + blockIdx.x * a.x_stride);
+    uint4 *y = reinterpret_cast<uint4 *>(static_cast<T *>(a.y) + blockIdx.x * a.y_stride);
+    union vector {
+        uint4 all;
+        T each[8];
+    } v[MOST_VECTORS];
+    int n = a.n / 8;
+    float sum = 0, mean = 0;
+#pragma unroll
+    for (int k = 0; k < MOST_VECTORS; k++) {
+        int i = threadIdx.x + k * ROW_THREADS;
+        if (i < n) v[k].all = x[i];
+    }
+    if (a.norm.kind == NORM_LAYER) {
+#pragma unroll
+        for (int k = 0; k < MOST_VECTORS; k++)
+            for (int j = 0; j < 8 && threadIdx.x + k * ROW_THREADS < n; j++) sum += to_f32(v[k].each[j]);
+        mean = block_sum(sum) / (float)a.n;
+    }
+    float squares = 0;
+#pragma unroll
+    for (int k = 0; k < MOST_VECTORS; k++)
+        for (int j = 0; j < 8 && threadIdx.x + k * ROW_THREADS < n; j++) {
+            float d = to_f32(v[k].each[j]) - mean;
+            squares += d * d;
+        }
+    float scale = a.norm.kind == NORM_NONE ? 1 : rsqrtf(block_sum(squares) / (float)a.n + a.norm.eps);
+#pragma unroll
+    for (int k = 0; k < MOST_VECTORS; k++) {
+        int i = threadIdx.x + k * ROW_THREADS;
+        if (i >= n) continue;
+        union vector old;
+        if (a.add) old.all = y[i];
+        for (int j = 0; j < 8; j++) {
+            float r = (to_f32(v[k].each[j]) - mean) * scale;
+            if (a.norm.weight) r *= a.norm.weight[8 * i + j];
+            if (a.norm.bias) r += a.norm.bias[8 * i + j];
+            if (a.add) r += to_f32(old.each[j]);
+            v[k].each[j] = from_f32<T>(r);
+        }
+        y[i] = v[k].all;
+    }
+}
+
+static int is_vector(const struct backend *be, const struct norm_args *a)
+{
+    uintptr_t addresses = reinterpret_cast<uintptr_t>(a->x) | reinterpret_cast<uintptr_t>(a->y);
+    return be->act_dtype != DTYPE_F32 && a->n % 8 == 0 && a->n <= 8 * ROW_THREADS * MOST_VECTORS &&
+           (addresses & 15) == 0 && a->x_stride % 8 == 0 && a->y_stride % 8 == 0;
+}
+
 llm_status cuda_norm(struct backend *be, const struct norm_args *a)
 {
     struct cuda_backend *cu = cuda_of(be);
+    if (is_vector(be, a))
+        return cuda_launch(cu, "norm",
+                           be->act_dtype == DTYPE_F16 ? norm_vector_kernel<__half>
+                                                      : norm_vector_kernel<__nv_bfloat16>,
+                           dim3(a->n_rows), dim3(ROW_THREADS), 0, *a);
     auto kernel = be->act_dtype == DTYPE_F32   ? norm_kernel<float>
                   : be->act_dtype == DTYPE_F16 ? norm_kernel<__half>
                                                : norm_kernel<__nv_bfloat16>;
