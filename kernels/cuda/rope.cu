@@ -75,57 +75,68 @@ template <typename T, typename KV> static __global__ void rope_kernel(struct rop
     }
 }
 
-/* The common case: 16-bit heads of DIM elements, rotated whole. A lane has eight elements in a row, so a head
- * is DIM / 8 lanes; of a pair that is half a head apart the other one lies in another lane. */
+/* The common case: 16-bit heads of DIM elements, rotated whole. A block has a token and every gridDim.y-th
+ * group of its heads. A lane has eight elements in a row, so a head is DIM / 8 lanes, and a lane turns by the
+ * same angles in all heads; of a pair that is half a head apart the other one lies in another lane. */
 template <typename T, int DIM> static __global__ void whole_kernel(struct rope_job a)
 {
-    const int lanes = DIM / 8, half = DIM / 2;
+    const int lanes = DIM / 8, half = DIM / 2, group = WHOLE_THREADS / lanes;
     pdl_launch();
     pdl_wait();
-    int lane = threadIdx.x % lanes, n_all = a.n_heads + 2 * a.n_kv_heads;
-    int64_t job = (int64_t)blockIdx.x * (WHOLE_THREADS / lanes) + threadIdx.x / lanes;
-    int is_real = job < (int64_t)a.n_tokens * n_all; /* all lanes go on: they shuffle */
-    if (!is_real) job = 0;
-    int token = (int)(job / n_all), head = (int)(job % n_all);
-    int is_q = head < a.n_heads, is_k = !is_q && head < a.n_heads + a.n_kv_heads;
-    T *x = static_cast<T *>(a.qkv) + token * a.qkv_stride + (int64_t)head * DIM + 8 * lane;
-    union {
-        uint4 all;
-        T each[8];
-    } u;
-    u.all = *reinterpret_cast<const uint4 *>(x);
-    float v[8], squares = 0;
+    int lane = threadIdx.x % lanes, n_all = a.n_heads + 2 * a.n_kv_heads, token = blockIdx.x;
+    int neox = a.rope == ROPE_NEOX, n_pairs = neox ? 8 : 4,
+        first_pair = neox ? 8 * (lane % (lanes / 2)) : 4 * lane;
+    const float *cosines = a.table + (int64_t)a.positions[token] * DIM + first_pair, *sines = cosines + half;
+    float c[8], t[8];
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        v[i] = to_f32(u.each[i]);
-        squares += v[i] * v[i];
+    for (int i = 0; i < 8; i += 4) {
+        if (i >= n_pairs) continue;
+        *reinterpret_cast<float4 *>(c + i) = *reinterpret_cast<const float4 *>(cosines + i);
+        *reinterpret_cast<float4 *>(t + i) = *reinterpret_cast<const float4 *>(sines + i);
     }
-    const struct norm *norm = is_q ? &a.q_norm : &a.k_norm;
+    int slot = a.slots[token];
+    char *page = a.base + a.page_bytes * (size_t)(slot / a.page_size);
+    for (int at = blockIdx.y * group; at < n_all; at += gridDim.y * group) {
+        int head = at + threadIdx.x / lanes, is_real = head < n_all; /* all lanes go on: they shuffle */
+        if (!is_real) head = 0;
+        int is_q = head < a.n_heads, turns = head < a.n_heads + a.n_kv_heads;
+        T *x = static_cast<T *>(a.qkv) + token * a.qkv_stride + (int64_t)head * DIM + 8 * lane;
+        union {
+            uint4 all;
+            T each[8];
+        } u;
+        u.all = *reinterpret_cast<const uint4 *>(x);
+        float v[8], squares = 0;
 #pragma unroll
-    for (int d = lanes / 2; d > 0; d /= 2) squares += __shfl_xor_sync(~0u, squares, d);
-    if ((is_q || is_k) && norm->kind == NORM_RMS) {
-        float scale = rsqrtf(squares / (float)DIM + norm->eps);
+        for (int i = 0; i < 8; i++) v[i] = to_f32(u.each[i]);
+        const struct norm *norm = is_q ? &a.q_norm : &a.k_norm;
+        if (a.q_norm.kind == NORM_RMS || a.k_norm.kind == NORM_RMS) {
 #pragma unroll
-        for (int i = 0; i < 8; i++) v[i] *= scale * (norm->weight ? norm->weight[8 * lane + i] : 1);
-    }
-    const float *cosines = a.table + (int64_t)a.positions[token] * DIM, *sines = cosines + half;
+            for (int i = 0; i < 8; i++) squares += v[i] * v[i];
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        float other = a.rope == ROPE_NEOX ? __shfl_xor_sync(~0u, v[i], lanes / 2) : v[i ^ 1];
-        int first = a.rope == ROPE_NEOX ? lane < lanes / 2 : i % 2 == 0;
-        int pair = a.rope == ROPE_NEOX ? 8 * (lane % (lanes / 2)) + i : 4 * lane + i / 2;
-        float c = cosines[pair], t = sines[pair];
-        if (is_q || is_k) u.each[i] = from_f32<T>(first ? v[i] * c - other * t : v[i] * c + other * t);
-    }
-    if (!is_real) return;
-    if (is_q) {
-        *reinterpret_cast<uint4 *>(x) = u.all;
-    } else {
-        int slot = a.slots[token], kv_head = is_k ? head - a.n_heads : head - a.n_heads - a.n_kv_heads;
-        T *to = reinterpret_cast<T *>(a.base + a.page_bytes * (size_t)(slot / a.page_size)) +
-                (is_k ? a.k_offset : a.v_offset) + kv_head * a.head_stride +
-                (int64_t)(slot % a.page_size) * DIM;
-        *reinterpret_cast<uint4 *>(to + 8 * lane) = u.all;
+            for (int d = lanes / 2; d > 0; d /= 2) squares += __shfl_xor_sync(~0u, squares, d);
+            float scale = turns && norm->kind == NORM_RMS ? rsqrtf(squares / (float)DIM + norm->eps) : 1;
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                v[i] *= scale *
+                        (turns && norm->kind == NORM_RMS && norm->weight ? norm->weight[8 * lane + i] : 1);
+        }
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            float across = __shfl_xor_sync(~0u, v[i], lanes / 2), other = neox ? across : v[i ^ 1];
+            int first = neox ? lane < lanes / 2 : i % 2 == 0;
+            float ci = neox ? c[i] : c[i / 2], ti = neox ? t[i] : t[i / 2];
+            if (turns) u.each[i] = from_f32<T>(first ? v[i] * ci - other * ti : v[i] * ci + other * ti);
+        }
+        if (!is_real) continue;
+        if (is_q) {
+            *reinterpret_cast<uint4 *>(x) = u.all;
+        } else {
+            int kv_head = head - a.n_heads - (turns ? 0 : a.n_kv_heads);
+            T *to = reinterpret_cast<T *>(page) + (turns ? a.k_offset : a.v_offset) +
+                    kv_head * a.head_stride + (int64_t)(slot % a.page_size) * DIM;
+            *reinterpret_cast<uint4 *>(to + 8 * lane) = u.all;
+        }
     }
 }
 
@@ -173,11 +184,14 @@ llm_status cuda_rope_kv(struct backend *be, const struct rope_kv_args *a)
                            (int64_t)kv->page_size * kv->head_dim};
     int64_t jobs = (int64_t)a->n_tokens * (a->n_heads + 2 * kv->n_kv_heads);
     if (is_whole(be, &job, kv->dtype)) {
-        int per_block = WHOLE_THREADS / (kv->head_dim / 8);
+        /* Few tokens: blocks for groups of heads; many: a block turns all heads by the angles it has read
+         * once. */
+        int group = WHOLE_THREADS / (kv->head_dim / 8),
+            n_groups = (a->n_heads + 2 * kv->n_kv_heads + group - 1) / group;
+        dim3 grid((unsigned)a->n_tokens, a->n_tokens < 4 * cu->n_sms ? (unsigned)n_groups : 1);
         auto whole = kv->dtype == DTYPE_F16 ? whole_kernel_for<__half>(kv->head_dim)
                                             : whole_kernel_for<__nv_bfloat16>(kv->head_dim);
-        return cuda_launch(cu, "rope_kv", whole, dim3((unsigned)((jobs + per_block - 1) / per_block)),
-                           dim3(WHOLE_THREADS), 0, job);
+        return cuda_launch(cu, "rope_kv", whole, grid, dim3(WHOLE_THREADS), 0, job);
     }
     auto kernel = be->act_dtype == DTYPE_F32   ? kernel_for<float>(kv->dtype)
                   : be->act_dtype == DTYPE_F16 ? kernel_for<__half>(kv->dtype)

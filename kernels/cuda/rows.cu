@@ -48,55 +48,76 @@ template <typename T> static __global__ void norm_kernel(struct norm_args a)
     }
 }
 
-/* 16-bit rows of a multiple of 8 elements, held in registers between the two passes. */
-enum { MOST_VECTORS = 4 };
-template <typename T> static __global__ void norm_vector_kernel(struct norm_args a)
+/* 16-bit rows of at most 8 * ROW_THREADS * VECTORS elements, held in registers between the two passes; so is
+ * the weight, which a block reads once for all its rows. */
+template <typename T, int VECTORS> static __global__ void norm_vector_kernel(struct norm_args a)
 {
-    pdl_launch();
-    pdl_wait();
-    const uint4 *x = reinterpret_cast<const uint4 *>(static_cast<const T *>(a.x) + blockIdx.x * a.x_stride);
-    uint4 *y = reinterpret_cast<uint4 *>(static_cast<T *>(a.y) + blockIdx.x * a.y_stride);
     union vector {
         uint4 all;
         T each[8];
-    } v[MOST_VECTORS];
+    } v[VECTORS];
+    float weight[VECTORS][8];
     int n = a.n / 8;
-    float sum = 0, mean = 0;
+    pdl_launch();
 #pragma unroll
-    for (int k = 0; k < MOST_VECTORS; k++) {
-        int i = threadIdx.x + k * ROW_THREADS;
-        if (i < n) v[k].all = x[i];
-    }
-    if (a.norm.kind == NORM_LAYER) {
+    for (int k = 0; k < VECTORS; k++)
 #pragma unroll
-        for (int k = 0; k < MOST_VECTORS; k++)
-            for (int j = 0; j < 8 && threadIdx.x + k * ROW_THREADS < n; j++) sum += to_f32(v[k].each[j]);
-        mean = block_sum(sum) / (float)a.n;
-    }
-    float squares = 0;
-#pragma unroll
-    for (int k = 0; k < MOST_VECTORS; k++)
-        for (int j = 0; j < 8 && threadIdx.x + k * ROW_THREADS < n; j++) {
-            float d = to_f32(v[k].each[j]) - mean;
-            squares += d * d;
-        }
-    float scale = a.norm.kind == NORM_NONE ? 1 : rsqrtf(block_sum(squares) / (float)a.n + a.norm.eps);
-#pragma unroll
-    for (int k = 0; k < MOST_VECTORS; k++) {
-        int i = threadIdx.x + k * ROW_THREADS;
-        if (i >= n) continue;
-        union vector old;
-        if (a.add) old.all = y[i];
         for (int j = 0; j < 8; j++) {
-            float r = (to_f32(v[k].each[j]) - mean) * scale;
-            if (a.norm.weight) r *= a.norm.weight[8 * i + j];
-            if (a.norm.bias) r += a.norm.bias[8 * i + j];
-            if (a.add) r += to_f32(old.each[j]);
-            v[k].each[j] = from_f32<T>(r);
+            int i = threadIdx.x + k * ROW_THREADS;
+            weight[k][j] = a.norm.weight && i < n ? a.norm.weight[8 * i + j] : 1;
         }
-        y[i] = v[k].all;
+    pdl_wait();
+    for (int row = blockIdx.x; row < a.n_rows; row += gridDim.x) {
+        const uint4 *x = reinterpret_cast<const uint4 *>(static_cast<const T *>(a.x) + row * a.x_stride);
+        uint4 *y = reinterpret_cast<uint4 *>(static_cast<T *>(a.y) + row * a.y_stride);
+        float sum = 0, mean = 0, squares = 0;
+#pragma unroll
+        for (int k = 0; k < VECTORS; k++) {
+            int i = threadIdx.x + k * ROW_THREADS;
+            v[k].all = i < n ? x[i] : make_uint4(0, 0, 0, 0);
+        }
+        if (a.norm.kind == NORM_LAYER) {
+#pragma unroll
+            for (int k = 0; k < VECTORS; k++)
+#pragma unroll
+                for (int j = 0; j < 8; j++) sum += to_f32(v[k].each[j]);
+            mean = block_sum(sum) / (float)a.n;
+        }
+#pragma unroll
+        for (int k = 0; k < VECTORS; k++)
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                float d = threadIdx.x + k * ROW_THREADS < n ? to_f32(v[k].each[j]) - mean : 0;
+                squares += d * d;
+            }
+        float scale = a.norm.kind == NORM_NONE ? 1 : rsqrtf(block_sum(squares) / (float)a.n + a.norm.eps);
+#pragma unroll
+        for (int k = 0; k < VECTORS; k++) {
+            int i = threadIdx.x + k * ROW_THREADS;
+            if (i >= n) continue;
+            union vector old;
+            if (a.add) old.all = y[i];
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                float r = (to_f32(v[k].each[j]) - mean) * scale * weight[k][j];
+                if (a.norm.bias) r += a.norm.bias[8 * i + j];
+                if (a.add) r += to_f32(old.each[j]);
+                v[k].each[j] = from_f32<T>(r);
+            }
+            y[i] = v[k].all;
+        }
     }
 }
+
+template <typename T> static void (*norm_vector_for(int32_t n))(struct norm_args)
+{
+    int vectors = (n + 8 * ROW_THREADS - 1) / (8 * ROW_THREADS);
+    return vectors <= 1   ? norm_vector_kernel<T, 1>
+           : vectors <= 2 ? norm_vector_kernel<T, 2>
+                          : norm_vector_kernel<T, 4>;
+}
+
+enum { MOST_VECTORS = 4 };
 
 static int is_vector(const struct backend *be, const struct norm_args *a)
 {
@@ -108,11 +129,12 @@ static int is_vector(const struct backend *be, const struct norm_args *a)
 llm_status cuda_norm(struct backend *be, const struct norm_args *a)
 {
     struct cuda_backend *cu = cuda_of(be);
-    if (is_vector(be, a))
-        return cuda_launch(cu, "norm",
-                           be->act_dtype == DTYPE_F16 ? norm_vector_kernel<__half>
-                                                      : norm_vector_kernel<__nv_bfloat16>,
-                           dim3(a->n_rows), dim3(ROW_THREADS), 0, *a);
+    if (is_vector(be, a)) {
+        auto vector =
+            be->act_dtype == DTYPE_F16 ? norm_vector_for<__half>(a->n) : norm_vector_for<__nv_bfloat16>(a->n);
+        int32_t blocks = a->n_rows < 6 * cu->n_sms ? a->n_rows : 6 * cu->n_sms;
+        return cuda_launch(cu, "norm", vector, dim3((unsigned)blocks), dim3(ROW_THREADS), 0, *a);
+    }
     auto kernel = be->act_dtype == DTYPE_F32   ? norm_kernel<float>
                   : be->act_dtype == DTYPE_F16 ? norm_kernel<__half>
                                                : norm_kernel<__nv_bfloat16>;
