@@ -60,7 +60,7 @@ struct llm_engine_options {
     int32_t max_num_queued_reqs;   /* beyond it llm_submit answers LLM_EFULL; default: no bound */
     int32_t max_logprobs;          /* most that a request may ask for; default 20; -1: the vocabulary */
     /* ms that a step which reads prompts may take while others decode: chunks of prompts are sized for it, by
-     * what steps have taken. 0: off; below 0, the default: 40 on a GPU, off on the CPU. */
+     * what steps have taken. 0: off; below 0, the default: 50 on a GPU, off on the CPU. */
     float step_time_target;
     const char *device; /* "auto" (default: a CUDA device if there is one), "cpu", "cuda", "cuda:1", … */
     float gpu_memory_utilization; /* share of the device's memory that may be used; default 0.9 */

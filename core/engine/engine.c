@@ -431,14 +431,25 @@ static llm_status settled_step(struct llm_engine *e, struct llm_error *err)
     return status;
 }
 
+/* Running sequences whose next token somebody waits for: those that stream, and decode. */
+static int32_t n_watched(const struct llm_engine *e)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < e->scheduler.n_running && e->config.step_time_target > 0; i++) {
+        struct sequence *q = e->scheduler.running[i];
+        n += sequence_length(q) - q->n_computed == 1 && output_of(q)->request->stream;
+    }
+    return n;
+}
+
 /* Returns 0 if there is nothing to do. */
 static int engine_step(struct llm_engine *e)
 {
     struct llm_error err;
     e->now = clock_ns();
     drain(e);
-    e->scheduler.budget = pace_budget(&e->pace, e->config.step_time_target,
-                                      scheduler_n_decoding(&e->scheduler), e->config.max_num_batched_tokens);
+    e->scheduler.budget =
+        pace_budget(&e->pace, e->config.step_time_target, n_watched(e), e->config.max_num_batched_tokens);
     e->plan = scheduler_plan(&e->scheduler);
     count(e);
     if (e->plan->n_tokens == 0 && !e->flying) return 0;

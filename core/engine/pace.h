@@ -24,12 +24,12 @@ static inline void pace_learn(struct pace *p, int32_t n, int64_t launched, int64
     p->ns_a_token = p->ns_a_token > 0 ? 0.7 * p->ns_a_token + 0.3 * now : now;
 }
 
-/* Tokens for the next step, at most `most`, when n_decoding sequences decode in it. */
-static inline int32_t pace_budget(const struct pace *p, float target_ms, int32_t n_decoding, int32_t most)
+/* Tokens for the next step, at most `most`, when the next tokens of n_watched streams come out of it. */
+static inline int32_t pace_budget(const struct pace *p, float target_ms, int32_t n_watched, int32_t most)
 {
-    if (!(target_ms > 0) || n_decoding == 0 || !(p->ns_a_token > 0)) return most;
+    if (!(target_ms > 0) || n_watched == 0 || !(p->ns_a_token > 0)) return most;
     double n = (double)target_ms * 1e6 / p->ns_a_token;
-    int32_t least = n_decoding + PACE_LEAST;
+    int32_t least = n_watched + PACE_LEAST;
     if (n < least) n = least;
     return n < most ? (int32_t)n : most;
 }

@@ -294,14 +294,6 @@ static void plan_waiting(struct scheduler *s)
     }
 }
 
-int32_t scheduler_n_decoding(const struct scheduler *s)
-{
-    int32_t n = 0;
-    for (int32_t i = 0; i < s->n_running; i++)
-        n += sequence_length(s->running[i]) - s->running[i]->n_computed == 1;
-    return n;
-}
-
 struct plan *scheduler_plan(struct scheduler *s)
 {
     struct plan *plan = &s->plan;

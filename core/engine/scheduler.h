@@ -82,9 +82,6 @@ void scheduler_deinit(struct scheduler *s);
  * the pool has. Forks to come are not added: they are given to scheduler_fork. */
 void scheduler_add(struct scheduler *s, struct sequence *sequence);
 
-/* Running sequences of which the next step computes one token. */
-int32_t scheduler_n_decoding(const struct scheduler *s);
-
 /* The next step's plan, valid until the next call. n_tokens is 0 only if nothing runs or waits. */
 struct plan *scheduler_plan(struct scheduler *s);
 /* The plan was carried out, or will be before any later one. */

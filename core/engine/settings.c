@@ -109,7 +109,7 @@ llm_status settings_limits(const struct llm_engine_options *o, int32_t model_max
     c->prefix_caching = o->enable_prefix_caching;
     c->max_num_queued_reqs = o->max_num_queued_reqs;
     c->max_logprobs = o->max_logprobs;
-    c->step_time_target = o->step_time_target >= 0 ? o->step_time_target : on_device ? 40 : 0;
+    c->step_time_target = o->step_time_target >= 0 ? o->step_time_target : on_device ? 50 : 0;
     if (!c->chunked_prefill) c->step_time_target = 0; /* a prompt must not be cut */
     c->seed = o->seed;
     return decide_step(o, on_device, c, err);

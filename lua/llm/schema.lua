@@ -40,7 +40,7 @@ M.engine = {
   { name = "max_num_queued_reqs", type = "integer", help = "refuse requests beyond it", default = "no bound" },
   { name = "max_logprobs", type = "integer", help = "most logprobs a request may ask for; -1: all", default = "20" },
   { name = "step_time_target", type = "number", min = 0, max = 10000,
-    help = "ms of a step that reads prompts while others decode; 0: no target", default = "GPU: 40" },
+    help = "ms of a step that reads prompts while others decode; 0: no target", default = "GPU: 50" },
   { name = "device", type = "string", help = "cpu, cuda, cuda:1 …", default = "auto: a GPU if there is one" },
   { name = "gpu_memory_utilization", type = "number", min = 0.01, max = 1,
     help = "share of the GPU's memory that may be used", default = "0.9" },
