@@ -1,5 +1,6 @@
 -- What programs cost beside the model's work. Prints a table.
---   build/llmlua tests/bench_programs.lua --model MODEL              forks of a long text, into 32
+--   build/llmlua tests/bench_programs.lua --model null --load-format null   forks of a long text, into 32: the time
+--   build/llmlua tests/bench_programs.lua --model MODEL                     the same with real pages
 --   build/llmlua tests/bench_programs.lua --model MODEL --mode idle  memory of programs that wait
 local llm = require "llm"
 
@@ -14,8 +15,8 @@ local opts = llm.options(arg, {
 local engine = llm.engine(opts)
 
 local function text_of(n)
-  local ids = {}
-  for i = 1, n do ids[i] = 1000 + i * 7919 % 20000 end
+  local ids, vocabulary = {}, engine:info().vocab_size
+  for i = 1, n do ids[i] = i * 7919 % vocabulary end
   return ids
 end
 

@@ -141,12 +141,12 @@ def main():
     rows, first = [], 1
     try:
         for n in args.agents:
-            clients = {kind: [make() for _ in range(n)] for kind, (_, make) in kinds.items()}
             walls, latencies = {k: [] for k in kinds}, {k: [] for k in kinds}
             for r in range(args.rounds + 1):
                 for kind in rotated(list(kinds), r):
                     # questions that no loop has seen; the examples before them are in the prefix cache for all
-                    times, wall = round_of(kinds[kind][0], clients[kind], first, args)
+                    loop, make = kinds[kind]
+                    times, wall = round_of(loop, [make() for _ in range(n)], first, args)
                     first += n
                     if r > 0:  # the first warms up
                         walls[kind].append(wall)
