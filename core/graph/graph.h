@@ -176,8 +176,9 @@ struct graph_count {
 
 /* One row of one sequence. */
 struct graph_call {
-    float *row;        /* [vocab_size] logits; a graph that gives a row writes it here. After a failure its
-                          contents are not specified */
+    /* [vocab_size] logits. A graph that gives a row writes it here, and after a failure its contents are not
+     * specified; one that gives a token only reads it. */
+    float *row;
     double *variables; /* [n_variables]; changed only if the run succeeds. May be null if there are none */
     const struct graph_args *args;
     const int32_t *prompt, *output; /* tokens so far; ids in [0, vocab_size) */

@@ -838,3 +838,45 @@ function Sequence:explain() end
 ---@param times integer
 ---@return number
 function Sequence:time(call, times) end
+
+---require "llm.automaton": automata over tokens, for g.accepts and g.step.
+---@class llm.automaton
+local Automaton = {}
+
+---The tokens of a tokenizer, once for all patterns.
+---@param tokenizer llm.Tokenizer
+---@param vocab_size? integer of the model, if it has more rows than the tokenizer has tokens
+---@return table tree
+function Automaton.vocabulary(tokenizer, vocab_size) end
+
+---The same of any list of tokens.
+---@param vocab_size integer
+---@param bytes fun(id: integer): string? nil for control tokens
+---@param ends integer[] ids that end a text
+---@return table tree
+function Automaton.tree(vocab_size, bytes, ends) end
+
+---Texts that match the whole pattern; a default for a parameter of a graph. Raises if the pattern is wrong.
+---@param pattern string
+---@param tree table
+---@return table automaton
+function Automaton.regex(pattern, tree) end
+
+---@param pattern string
+---@param text string
+---@return boolean
+function Automaton.matches(pattern, text) end
+
+---require "llm.watermark": z-scores of token lists.
+---@class llm.watermark
+local Watermark = {}
+
+---@param ids integer[]
+---@param options {key: number, first?: integer}
+---@return number
+function Watermark.gumbel(ids, options) end
+
+---@param ids integer[]
+---@param options {key: number, gamma?: number, first?: integer}
+---@return number
+function Watermark.green_list(ids, options) end

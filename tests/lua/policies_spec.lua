@@ -355,3 +355,58 @@ describe("regex_constrained", function()
     end
   end)
 end)
+
+describe("on a model, the policies", function()
+  local PROMPT = "Once upon a time"
+
+  local function generate(params)
+    params.max_tokens, params.seed = params.max_tokens or 24, 5
+    return support.engine():generate(PROMPT, params, { progress = false })[1]
+  end
+
+  -- Prompt and output, and where the output begins.
+  local function text_of(out)
+    local ids = { unpack(out.prompt_token_ids) }
+    for _, id in ipairs(out.outputs[1].token_ids) do ids[#ids + 1] = id end
+    return ids, #out.prompt_token_ids + 1
+  end
+
+  it("generate, and the same tokens for the same seed", function()
+    for _, name in ipairs { "min_p", "cool_down", "typical", "epsilon", "eta", "top_a", "tail_free", "xtc", "dry", "mirostat_v2",
+                            "dynamic_temperature", "quadratic_smoothing", "gumbel_watermark", "green_list_watermark" } do
+      local first, again = generate{ policy = name }, generate{ policy = name }
+      assert.truthy(#first.outputs[1].token_ids > 0, name)
+      assert.same(first.outputs[1].token_ids, again.outputs[1].token_ids, name)
+    end
+  end)
+
+  it("default sampling as a graph gives the tokens of a request without a policy", function()
+    support.engine():load_policy("as_built_in", [[
+      local policy = require "llm".policy("as_built_in")
+      function policy.graph(g, logits) return g.default(logits) end
+    ]])
+    for _, params in ipairs { { temperature = 0.8, top_k = 50, top_p = 0.95 }, { temperature = 1.3, min_p = 0.02 }, { temperature = 0 } } do
+      local plain = generate(params).outputs[1].token_ids
+      params.policy = "as_built_in"
+      assert.same(plain, generate(params).outputs[1].token_ids)
+    end
+  end)
+
+  it("leave watermarks that are found in the text", function()
+    for name, detect in pairs { gumbel_watermark = watermark.gumbel, green_list_watermark = watermark.green_list } do
+      local ids, first = text_of(generate{ policy = name, max_tokens = 120, ignore_eos = true })
+      assert.truthy(detect(ids, { key = 42, first = first }) > 4, name)
+      assert.truthy(detect(ids, { key = 7, first = first }) < 4, name)
+      ids, first = text_of(generate{ max_tokens = 120, ignore_eos = true })
+      assert.truthy(detect(ids, { key = 42, first = first }) < 4, name)
+    end
+  end)
+
+  it("write what a regular expression says", function()
+    for seed = 1, 3 do
+      local out = support.engine():generate("Today is ", { policy = "regex_constrained", seed = seed, max_tokens = 20 }, { progress = false })[1].outputs[1]
+      assert.truthy(out.text:find("^%d%d%d%d%-[01]%d%-[0-3]%d$"), out.text)
+      assert.equal("stop", out.finish_reason)
+    end
+  end)
+end)
