@@ -1,9 +1,9 @@
 /* The llmlua program: finds the script, makes a Lua state for it, runs it, reports its error. */
 
 #define _GNU_SOURCE
+#include "api.h"
 #include "embed.h"
 #include "interrupt.h"
-#include "llmlua.h"
 #include "repl.h"
 #include "state.h"
 
@@ -171,6 +171,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "llmlua: no memory for a Lua state\n");
         return 1;
     }
+    state_preload(L, "llm.line", luaopen_llm_line);
     interrupt_install(L);
     int code = run(L, argc, argv);
     interrupt_remove();

@@ -10,9 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
-#include <unistd.h>
 
-static const struct embedded_file *find_embedded(const char *path)
+const struct embedded_file *state_embedded_file(const char *path)
 {
     for (const struct embedded_file *f = embedded_files; f->path; f++) {
         if (strcmp(f->path, path) == 0) return f;
@@ -26,7 +25,7 @@ const struct embedded_file *state_bundled_script(const char *name)
     size_t length = strlen(name);
     const char *suffix = length > 4 && strcmp(name + length - 4, ".lua") == 0 ? "" : ".lua";
     int n = snprintf(path, sizeof path, "scripts/%s%s", name, suffix);
-    return n > 0 && (size_t)n < sizeof path ? find_embedded(path) : NULL;
+    return n > 0 && (size_t)n < sizeof path ? state_embedded_file(path) : NULL;
 }
 
 int state_load_script(lua_State *L, const char *name)
@@ -56,7 +55,7 @@ static int load_embedded(lua_State *L)
     }
     const char *file = luaL_gsub(L, name, ".", "/");
     lua_pushfstring(L, "lua/%s%s.lua", file, strcmp(name, "llm") == 0 ? "/init" : "");
-    const struct embedded_file *f = find_embedded(lua_tostring(L, -1));
+    const struct embedded_file *f = state_embedded_file(lua_tostring(L, -1));
     if (!f) {
         lua_pushfstring(L, "\n\tno module '%s' in this llmlua", name);
         return 1;
@@ -79,7 +78,7 @@ static int embedded_text(lua_State *L)
         }
         return 1;
     }
-    const struct embedded_file *f = find_embedded(luaL_checkstring(L, 1));
+    const struct embedded_file *f = state_embedded_file(luaL_checkstring(L, 1));
     if (!f) return 0;
     lua_pushlstring(L, f->data, f->size);
     return 1;
@@ -104,7 +103,7 @@ static int os_exit(lua_State *L)
     return 0;
 }
 
-static void preload(lua_State *L, const char *name, lua_CFunction open)
+void state_preload(lua_State *L, const char *name, lua_CFunction open)
 {
     lua_getglobal(L, "package");
     lua_getfield(L, -1, "preload");
@@ -177,19 +176,23 @@ static void wrap_os_exit(lua_State *L)
     lua_pop(L, 1);
 }
 
-static int open_all(lua_State *L)
+void state_install(lua_State *L)
 {
-    luaL_openlibs(L);
-    preload(L, "llm.core", luaopen_llm_core);
-    preload(L, "llm.line", luaopen_llm_line);
-    preload(L, "llm.net", luaopen_llm_net);
-    preload(L, "llm.fs", luaopen_llm_fs);
-    preload(L, "llm.crew", luaopen_llm_crew);
-    preload(L, "llm.embedded", open_embedded);
+    state_preload(L, "llm.core", luaopen_llm_core);
+    state_preload(L, "llm.net", luaopen_llm_net);
+    state_preload(L, "llm.fs", luaopen_llm_fs);
+    state_preload(L, "llm.crew", luaopen_llm_crew);
+    state_preload(L, "llm.embedded", open_embedded);
     install_loader(L);
     add_own_path(L);
     wrap_os_exit(L);
     keep_globals(L);
+}
+
+static int open_all(lua_State *L)
+{
+    luaL_openlibs(L);
+    state_install(L);
     return 0;
 }
 

@@ -9,6 +9,13 @@
 /* A new state, null if there is no memory. Close it with lua_close. */
 lua_State *state_open(void);
 
+/* Makes the library's modules known to a state that has the standard libraries, ours or another program's,
+ * and os.exit close it. Once a state. [-0, +0, m] */
+void state_install(lua_State *L);
+
+/* require(name) calls this function. [-0, +0, m] */
+void state_preload(lua_State *L, const char *name, lua_CFunction open);
+
 /* A message handler for lua_pcall: appends a traceback to a message. An exit object (see state_report) goes
  * through unchanged. [-1, +1, m] */
 int state_traceback(lua_State *L);
@@ -29,6 +36,9 @@ int state_load_script(lua_State *L, const char *name);
 
 /* Key in the registry: light userdata, the member of a crew (crew.h) that this state belongs to. */
 #define CREW_MEMBER "llm.crew.member"
+
+/* The embedded file of this path (embed.h), null if there is none. */
+const struct embedded_file *state_embedded_file(const char *path);
 
 /* The embedded script of this name ("generate" or "generate.lua"), null if there is none. */
 const struct embedded_file *state_bundled_script(const char *name);

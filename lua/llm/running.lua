@@ -7,6 +7,8 @@ local workers = require "llm.workers"
 
 local M = {}
 
+local host = package.preload["llm.host_core"] and require "llm.host_core" -- in a program that is not ours
+
 -- The loop ends when this worker has nothing left to answer and, in worker 1, all others have ended.
 local function end_if_done(run)
   if run.drained and run.n_others == 0 then run.loop:stop() end
@@ -48,6 +50,7 @@ local function start_workers(run, n)
   if server.options.unix then
     return nil, "workers share a TCP port, and a Unix socket can have one listener only: leave out one of the two"
   end
+  if not reload.program_arg[0] then return nil, "workers run the server's script again, and this one is in no file" end
   local ok, message = workers.start(n, reload.program_arg, script.opened_engines(), server.port)
   if not ok then return nil, message end
   run.n_others = n - 1
@@ -59,6 +62,20 @@ local function join_workers(run)
   workers.attach(function() run.loop:stop() end, function(i, message) on_worker_end(run, i, message) end)
 end
 
+-- Who may end or reload this server: signals, or the program that it is a part of, whose signals are its own affair.
+local function watch_for_end(run, manager)
+  local function stop() on_signal(run) end
+  if host then
+    run.watches[1] = run.loop:watch(host.fd(), function()
+      host.clear()
+      stop()
+    end)
+    if not run.server.options.signals then return end
+  end
+  for _, name in ipairs { "INT", "TERM" } do run.watches[#run.watches + 1] = run.loop:signal(name, stop) end
+  run.watches[#run.watches + 1] = run.loop:signal("HUP", function() manager:trigger() end)
+end
+
 local function begin(run)
   local server, me = run.server, workers.me()
   local n = server.options.workers or 1
@@ -68,9 +85,7 @@ local function begin(run)
   end
   local manager = reload.adopt(server, { watch = me == 1 and server.options.watch })
   if me == 1 then
-    local function stop() on_signal(run) end
-    run.watches = { run.loop:signal("INT", stop), run.loop:signal("TERM", stop),
-                    run.loop:signal("HUP", function() manager:trigger() end) }
+    watch_for_end(run, manager)
   end
   if n > 1 then join_workers(run) end
   workers.ready()

@@ -186,7 +186,7 @@ end
 -- options: host, port (8000; 0: any), unix (path) and unix_mode, reuse_port, ssl_certfile, ssl_keyfile, ssl_ca_certs,
 -- workers (threads that serve, 1), shutdown_delay (seconds, 0: from SIGTERM until no more connections are taken),
 -- shutdown_timeout (seconds; nil: as long as it takes), api_key (one or a list) and api_key_file for the admin routes
--- (layers guard the others: llm.auth), watch (false: do not reload when a file of the script changes), and of the transport, in bytes and seconds: max_body, max_head,
+-- (layers guard the others: llm.auth), signals (true: take them also in a C program's server), watch (false: do not reload when a file of the script changes), and of the transport, in bytes and seconds: max_body, max_head,
 -- max_connections, high_water, idle_timeout, head_timeout, body_timeout, write_timeout. Nothing listens before
 -- listen() or run().
 function M.new(options)

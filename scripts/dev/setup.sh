@@ -7,7 +7,7 @@
 set -euo pipefail
 
 packages=(build-essential cmake ninja-build pkg-config
-          libluajit-5.1-dev lua-dkjson libedit-dev
+          libluajit-5.1-dev luajit lua-dkjson libedit-dev
           libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev libsentencepiece-dev
           libevent-dev libssl-dev libcmocka-dev lua-busted
           python3 python3-pip python3-venv curl unzip)
