@@ -27,6 +27,8 @@ void api_open_system(lua_State *L);
 void api_open_text(lua_State *L);
 void api_open_watch(lua_State *L);
 void api_open_policy(lua_State *L);
+/* Takes the state's watch, a userdata, from the top. [-1, +0, m] */
+void api_open_sandbox(lua_State *L);
 
 /* ---- values shared by the files of the module ---------------------------------------------------------- */
 
@@ -76,6 +78,9 @@ int api_push_shared_engine(lua_State *L, struct llm_engine *engine);
 /* Ends the other members of this state's crew (crew.h), if it is member 1: before it closes what they share.
  * [-0, +0, m] */
 void api_end_crew(lua_State *L);
+
+/* The account of core.account at this argument. Raises if it is something else. [-0, +0, e] */
+struct script_account *api_check_account(lua_State *L, int arg);
 
 /* Cancels and frees; harmless twice. */
 void api_request_release(struct api_request *request);

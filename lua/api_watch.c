@@ -16,7 +16,7 @@ static struct watch *watch_of(lua_State *L)
     return *(struct watch **)lua_touserdata(L, lua_upvalueindex(1));
 }
 
-static struct script_account *check_account(lua_State *L, int arg)
+struct script_account *api_check_account(lua_State *L, int arg)
 {
     return *(struct script_account **)luaL_checkudata(L, arg, API_ACCOUNT);
 }
@@ -47,14 +47,14 @@ static int watch_account(lua_State *L)
 /* account:limit(soft, hard): seconds a call from now on, nil: none. [-0, +0, e] */
 static int account_set_limit(lua_State *L)
 {
-    account_limit(check_account(L, 1), opt_ns(L, 2), opt_ns(L, 3));
+    account_limit(api_check_account(L, 1), opt_ns(L, 2), opt_ns(L, 3));
     return 0;
 }
 
 /* account:error(): one call has failed. [-0, +0, e] */
 static int account_error(lua_State *L)
 {
-    account_add(&check_account(L, 1)->errors, 1);
+    account_add(&api_check_account(L, 1)->errors, 1);
     return 0;
 }
 
@@ -75,7 +75,7 @@ static int can_resume(lua_State *co)
  * whether the hard limit was the reason. [-0, +n, e] */
 static int watch_resume(lua_State *L)
 {
-    struct script_account *account = check_account(L, 1);
+    struct script_account *account = api_check_account(L, 1);
     lua_State *co = lua_tothread(L, 2);
     luaL_argcheck(L, co && co != L, 2, "a coroutine expected");
     int n = lua_gettop(L) - 2, flags = 0;
@@ -106,7 +106,7 @@ static int watch_resume(lua_State *L)
 /* core.switch_account(account): what the running call does from now on is this account's. [-0, +0, e] */
 static int watch_switch(lua_State *L)
 {
-    watchdog_switch(watch_of(L), check_account(L, 1));
+    watchdog_switch(watch_of(L), api_check_account(L, 1));
     return 0;
 }
 
@@ -193,7 +193,7 @@ void api_open_watch(lua_State *L)
         lua_pushcclosure(L, f->func, 1);
         lua_setfield(L, -3, f->name);
     }
-    lua_pop(L, 1);
+    api_open_sandbox(L);
 #ifdef LLMLUA_CHECKHOOK
     lua_pushboolean(L, 1);
 #else

@@ -26,6 +26,7 @@ local M = {
   spawn = program.spawn,
   parallel = program.parallel,
   program = require("llm.servable").new,
+  tool = require("llm.tools").tool,
 }
 require "llm.sequence" -- engine:sequence
 

@@ -5,6 +5,7 @@ local http = require "llm.http"
 local logprobs = require "llm.openai.logprobs"
 local messages = require "llm.openai.messages"
 local runs = require "llm.openai.run"
+local script = require "llm.openai.script"
 local service_module = require "llm.openai.service"
 local split = require "llm.openai.split"
 local sse = require "llm.openai.sse"
@@ -41,8 +42,7 @@ local function echo_of(own)
   return type(last.map.content) == "string" and last.map.content or ""
 end
 
-local function read(service, req, res)
-  local given = service:read("chat", req, res)
+local function read(service, req, given)
   local own, sampling = given.own, given.sampling
   check_tools(own)
   check_logprobs(own, sampling)
@@ -163,7 +163,9 @@ end
 function M.handler(engine, options)
   local service = service_module.of(engine, options)
   return function(req, res)
-    local job = read(service, req, res)
+    local given = service:read("chat", req, res)
+    if given.own.script then return script.answer(service, "chat", req, res, given) end
+    local job = read(service, req, given)
     job.usage_last, job.usage_each = usage.wanted(service, job.own.stream_options)
     job.run = runs.start(service, { job.prompt }, job.sampling, job.request, not job.own.stream)
     if job.own.stream then

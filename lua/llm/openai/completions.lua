@@ -5,6 +5,7 @@ local http = require "llm.http"
 local logprobs = require "llm.openai.logprobs"
 local prompts_of = require("llm.openai.prompts").read
 local runs = require "llm.openai.run"
+local script = require "llm.openai.script"
 local service_module = require "llm.openai.service"
 local split = require "llm.openai.split"
 local sse = require "llm.openai.sse"
@@ -20,8 +21,7 @@ local function stop_reason(value)
 end
 
 -- The request as this endpoint sees it.
-local function read(service, req, res)
-  local given = service:read("completions", req, res)
+local function read(service, req, given)
   local own, sampling = given.own, given.sampling
   local job = { service = service, own = own, sampling = sampling, request = given.request,
                 prompts = prompts_of(own.prompt, sampling.n or 1), k = sampling.logprobs,
@@ -193,7 +193,9 @@ end
 function M.handler(engine, options)
   local service = service_module.of(engine, options)
   return function(req, res)
-    local job = read(service, req, res)
+    local given = service:read("completions", req, res)
+    if given.own.script then return script.answer(service, "completions", req, res, given) end
+    local job = read(service, req, given)
     local own = job.own
     job.usage_last, job.usage_each = usage.wanted(service, own.stream_options)
     job.run = runs.start(service, job.prompts, job.sampling, job.request, not own.stream)

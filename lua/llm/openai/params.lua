@@ -87,6 +87,8 @@ M.entries = {
   { name = "chat_template", type = "string", on = "chat", help = "if --trust-request-chat-template" },
   { name = "chat_template_kwargs", type = "object", on = "chat", help = "variables of the chat template" },
   { name = "documents", type = "list", on = "chat", help = "for the chat template" },
+  { name = "script", type = "string", help = "a Lua program in place of one generation, if --allow-client-scripts" },
+  { name = "script_args", type = "object", help = "for the script: request.args" },
   { name = "session_id", type = "string", ignored = true },
   { name = "stream_interval", type = "integer", ignored = true },
   { name = "logprob_token_ids", type = "integers", only = {}, why = "log probabilities come of the likeliest tokens" },
