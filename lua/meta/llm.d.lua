@@ -715,6 +715,12 @@ function llm.peak_memory() end
 ---@return boolean
 function llm.isatty(name) end
 
+---Lets scripts that come with requests call f as tools.NAME(…). Arguments and results are plain data; f may wait. Raises
+---on a name that is none.
+---@param name string
+---@param f? fun(...): ... nil: takes the tool away
+function llm.tool(name, f) end
+
 ---@class llm.json
 ---@field null any JSON's null
 local json = {}
