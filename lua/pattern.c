@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "pattern.h"
 
 #include <ctype.h>
@@ -311,4 +312,17 @@ int pattern_match(lua_State *L)
         if (once) break;
     }
     return 0;
+}
+
+int pattern_find(lua_State *L)
+{
+    size_t n_subject, n_text;
+    const char *subject = luaL_checklstring(L, 1, &n_subject), *text = luaL_checklstring(L, 2, &n_text);
+    lua_Integer init = luaL_checkinteger(L, 3);
+    if (init < 1 || (size_t)init > n_subject + 1) return 0;
+    const char *found = memmem(subject + init - 1, n_subject - (size_t)(init - 1), text, n_text);
+    if (!found) return 0;
+    lua_pushinteger(L, found - subject + 1);
+    lua_pushinteger(L, found - subject + (lua_Integer)n_text);
+    return 2;
 }

@@ -14,4 +14,8 @@ enum { PATTERN_MAX_STEPS = 100000, PATTERN_MAX_DEPTH = 200, PATTERN_MAX_CAPTURES
  * wrong with a malformed pattern, or that it is too complex. [-0, +n, e] */
 int pattern_match(lua_State *L);
 
+/* find(s, text, init) -> first, last of text in s from byte `init` on, nil if it is not there; in linear
+ * time, which LuaJIT's own is not. [-0, +n, e] */
+int pattern_find(lua_State *L);
+
 #endif

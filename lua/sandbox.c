@@ -13,6 +13,8 @@
 /* The table that inside.lua and we share; writing to its two slots allocates nothing. */
 enum { SLOT_CALL = 1, SLOT_PREEMPTED = 2 };
 
+enum { MAX_VALUES = 200 }; /* results of the script, arguments of a call */
+
 struct sandbox {
     lua_State *L, *script; /* the state, and its coroutine */
     struct watch *watch;
@@ -111,9 +113,10 @@ static int open_state(lua_State *L)
     if (luaL_loadbuffer(L, f->data, f->size, "=sandbox") != 0) return lua_error(L);
     lua_insert(L, -2);
     lua_pushcfunction(L, pattern_match);
+    lua_pushcfunction(L, pattern_find);
     lua_pushlightuserdata(L, box);
     lua_pushcclosure(L, write_output, 1);
-    lua_call(L, 3, 1); /* inside.lua(system, match, write) -> main */
+    lua_call(L, 4, 1); /* inside.lua(system, match, find, write) -> main */
 
     box->script = lua_newthread(L);
     luaL_ref(L, LUA_REGISTRYINDEX); /* anchors it; pops it */
@@ -200,6 +203,7 @@ static llm_status pass_out(struct sandbox *box, struct plain *out, int *n_out, s
 {
     lua_State *L = box->script;
     int n = lua_gettop(L);
+    if (n > MAX_VALUES) return llm_fail(err, LLM_EINVAL, "more than %d values at once", MAX_VALUES);
     for (int i = 1; i <= n; i++) {
         llm_status status = plain_write(out, L, i, err);
         if (status != LLM_OK) return status;

@@ -142,13 +142,40 @@ static void on_hook(lua_State *L, lua_Debug *ar)
     }
 }
 
+/* ---- the timer ----------------------------------------------------------------------------------------- */
+
+/* The kernel signals the watch's thread when its call is due, on time even if no processor is free for the
+ * watchdog, and again until the handler finds nothing to do: a hook set while LuaJIT itself changes its
+ * dispatch table may be undone, and a soft limit is followed by a hard one. The handler calls this too. */
+static void set_timer(struct watch *watch, uint64_t due, uint64_t now)
+{
+    uint64_t ns = due > now ? ticks_to_ns(due - now) + 1 : 1;
+    struct itimerspec at = {{0, AGAIN_NS}, {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)}};
+    if (due == WATCHDOG_NEVER) memset(&at, 0, sizeof at);
+    timer_settime(watch->timer, 0, &at, NULL);
+    atomic_store_explicit(&watch->armed, due, memory_order_relaxed);
+}
+
+void watchdog_arm(struct watch *watch)
+{
+    uint64_t due = atomic_load_explicit(&watch->due, memory_order_relaxed);
+    if (due != WATCHDOG_NEVER) set_timer(watch, due, ticks_now());
+}
+
 static void on_signal(int sig)
 {
     (void)sig;
+    int saved = errno;
     struct watch *watch = mine;
-    if (!watch || ticks_now() < atomic_load_explicit(&watch->due, memory_order_relaxed)) return;
-    watch->flags |= WATCH_HOOKED;
-    lua_sethook(watch->L, on_hook, LUA_MASKCOUNT, 1);
+    uint64_t now = ticks_now(), due = watch ? atomic_load_explicit(&watch->due, memory_order_relaxed) : 0;
+    if (!watch) return;
+    if (due <= now) {
+        watch->flags |= WATCH_HOOKED;
+        lua_sethook(watch->L, on_hook, LUA_MASKCOUNT, 1);
+    } else {
+        set_timer(watch, due, now);
+    }
+    errno = saved;
 }
 
 /* ---- the watchdog's thread ----------------------------------------------------------------------------- */
@@ -161,22 +188,6 @@ static void deadline(struct timespec *at, uint64_t ns)
     at->tv_nsec = (long)(ns % 1000000000u);
 }
 
-/* The kernel signals the watch's thread when its call is due: on time even if no processor is free for us
- * then. */
-static void set_timer(struct watch *watch, uint64_t due, uint64_t now)
-{
-    uint64_t ns = due > now ? ticks_to_ns(due - now) : 0;
-    struct itimerspec at = {{0, 0}, {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u) + 1}};
-    timer_settime(watch->timer, 0, &at, NULL);
-    watch->armed = due;
-}
-
-void watchdog_arm(struct watch *watch)
-{
-    uint64_t due = atomic_load_explicit(&watch->due, memory_order_relaxed);
-    if (due != WATCHDOG_NEVER) set_timer(watch, due, ticks_now());
-}
-
 /* Sets the timers of who will be past due, signals who is; returns when to look next on account of what is
  * under way now. */
 static uint64_t look(uint64_t now)
@@ -186,17 +197,18 @@ static uint64_t look(uint64_t now)
         uint64_t due = atomic_load_explicit(&watch->due, memory_order_acquire);
         if (due == WATCHDOG_NEVER) continue;
         if (due <= now) {
-            /* Again while it lasts: a handler that interrupts LuaJIT's own change of its dispatch table may
-             * be undone by it. */
-            pthread_kill((pthread_t)watch->thread, SIGNAL);
-            due = now + ticks_of_ns(AGAIN_NS);
+            pthread_kill((pthread_t)watch->thread, SIGNAL); /* in case the timer was not set in time */
+            due = now;
+        } else if (atomic_load_explicit(&watch->armed, memory_order_relaxed) != due) {
+            set_timer(watch, due, now);
         }
+        due += ticks_of_ns(AGAIN_NS);
         if (due < next) next = due;
     }
     return next;
 }
 
-/* A call whose limit is at least the interval is seen, by one look or another, before it is due; calls with
+/* A call whose limit is twice the interval is seen, by one look or another, well before it is due; calls with
  * smaller limits shorten the interval and wake us. Once a second the interval is forgotten, so that it
  * follows what runs, and stays infinite if nothing does. A call that began just then may have seen the old
  * one: hence one more look after that, before a longer sleep. */
@@ -243,6 +255,7 @@ static llm_status start(struct llm_error *err)
     struct sigaction action;
     memset(&action, 0, sizeof action);
     action.sa_handler = on_signal;
+    sigfillset(&action.sa_mask);
     action.sa_flags = SA_RESTART;
     sigaction(SIGNAL, &action, NULL);
 

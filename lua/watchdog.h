@@ -68,7 +68,7 @@ struct watch {
     _Atomic uint64_t due;   /* ticks: when the hook is to be set; WATCHDOG_NEVER: no call under way */
     uint64_t thread;        /* pthread_t */
     timer_t timer;          /* signals the thread */
-    uint64_t armed;         /* what `timer` was last set for */
+    _Atomic uint64_t armed; /* what `timer` was last set for */
     int users;
     char why[160]; /* of the last call that was killed: the place and the reason */
 

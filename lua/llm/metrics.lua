@@ -5,6 +5,7 @@
 -- asks. What only the front end sees (latencies, parameters, ends) is booked here as it happens, in plain numbers: no
 -- tables are made on the way.
 
+local core = require "llm.core"
 local exposition = require "llm.prometheus"
 local workers = require "llm.workers"
 
@@ -283,6 +284,7 @@ local function collect()
   local out = exposition.new()
   engine_text(out)
   http_text(out)
+  script_text(out)
   exposition.process(out)
   return out
 end

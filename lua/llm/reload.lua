@@ -319,6 +319,7 @@ function Manager:status()
   local list = json.array()
   for i, generation in ipairs(self.generations) do list[i] = describe(self, generation) end
   return { script = self.script or json.null, watching = self.files ~= nil, generations = list,
+           accounts = json.array(core.accounts()),
            last_failure = self.failure and { message = self.failure.message, file = self.failure.file or json.null,
                                              line = self.failure.line or json.null } or json.null }
 end

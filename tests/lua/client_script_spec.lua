@@ -226,6 +226,20 @@ describe("a client's script", function()
     assert.equal(0, engine:stats().n_running)
   end))
 
+  it("is counted in the metrics", in_task(function()
+    local url = open_server()
+    local function counter(name)
+      local text = require("llm.metrics").text()
+      return tonumber(text:match("llmlua:script_" .. name .. '_total{kind="client",script="script"} (%S+)'))
+    end
+    value_of(url, "return 1")
+    local kills, errors, calls = counter "kills", counter "errors", counter "calls"
+    failure_of(url, { script = "while true do end" })
+    failure_of(url, { script = "error 'x'" })
+    assert.same({ kills + 1, errors + 1 }, { counter "kills", counter "errors" })
+    assert.is_true(counter "calls" > calls + 1 and counter "bytes" > 0 and counter "seconds" > 0)
+  end))
+
   it("leaves nothing to the next", in_task(function()
     local url = open_server()
     value_of(url, [[

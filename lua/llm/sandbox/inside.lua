@@ -4,15 +4,15 @@
 -- where no hook reaches it), must call no Lua function from C (it could then not be put aside), and must tell nothing
 -- of addresses.
 
--- system: {call, preempted}; match(s, pattern, init, once): bounded; write(text): the script's output.
-local system, match, write = ...
+-- system: {call, preempted}; match(s, pattern, init, once), find(s, text, init): bounded; write(text): the output.
+local system, match, find, write = ...
 local CALL, PREEMPTED = 1, 2
 
 local assert, error, getmetatable, ipairs, load, next, pairs, pcall, rawequal, rawget, rawset, select, setmetatable =
   assert, error, getmetatable, ipairs, load, next, pairs, pcall, rawequal, rawget, rawset, select, setmetatable
 local raw_tonumber, raw_tostring, type, unpack, xpcall = tonumber, tostring, type, unpack, xpcall
 local floor, concat = math.floor, table.concat
-local byte, char, find, len, sub = string.byte, string.char, string.find, string.len, string.sub
+local byte, char, len, sub = string.byte, string.char, string.len, string.sub
 local raw_format, raw_lower, raw_rep, raw_reverse, raw_upper = string.format, string.lower, string.rep, string.reverse,
   string.upper
 local create, raw_resume, raw_yield, running, status = coroutine.create, coroutine.resume, coroutine.yield,
@@ -93,7 +93,7 @@ function strings.format(format, ...)
   local arguments, n, i, at = { ... }, select("#", ...), 0, 1
   local total = len(format)
   while true do
-    at = find(format, "%", at, true)
+    at = find(format, "%", at)
     if not at then break end
     local _, last = match(format, "%%[-+ #0]*%d*%.?%d*", at, true)
     local conversion = sub(format, last + 1, last + 1)
@@ -127,7 +127,7 @@ local function is_plain(pattern) return not match(pattern, "[%^%$%*%+%?%.%(%)%[%
 function strings.find(s, pattern, init, plain)
   s, pattern = check_string(s, 1, "find"), check_string(pattern, 2, "find")
   init = start_of(check_integer(init, 1, 3, "find"), s)
-  if plain or is_plain(pattern) then return find(s, pattern, init, true) end
+  if plain or is_plain(pattern) then return find(s, pattern, init) end
   local body, once = without_anchor(pattern)
   return match(s, body, init, once)
 end
@@ -172,10 +172,10 @@ local function replacement(repl, s, first, last, ...)
     if select("#", ...) > 0 then return (repl(...)) end
     return (repl(whole))
   end
-  if not find(repl, "%", 1, true) then return repl end
+  if not find(repl, "%", 1) then return repl end
   local parts, at = {}, 1
   while true do
-    local mark = find(repl, "%", at, true)
+    local mark = find(repl, "%", at)
     if not mark then break end
     parts[#parts + 1] = sub(repl, at, mark - 1)
     local digit = sub(repl, mark + 1, mark + 1)
