@@ -171,6 +171,9 @@ static void on_signal(int sig)
     if (!watch) return;
     if (due <= now) {
         watch->flags |= WATCH_HOOKED;
+        /* Out and in again: a handler that interrupts LuaJIT's own change of its dispatch table leaves it
+         * without the hook but marked as with, and a mere repetition would find nothing to change. */
+        lua_sethook(watch->L, NULL, 0, 0);
         lua_sethook(watch->L, on_hook, LUA_MASKCOUNT, 1);
     } else {
         set_timer(watch, due, now);
