@@ -280,6 +280,27 @@ local function http_text(out)
   for _, entry in ipairs(sorted(durations)) do out:histogram(entry.labels, entry.histogram) end
 end
 
+-- Per script: {name, help, field of core.accounts()}.
+local script_counters = {
+  { "calls", "Times that Lua code was entered, by script.", "calls" },
+  { "seconds", "Seconds that Lua code has run, by script.", "seconds" },
+  { "overruns", "Calls that ran past their soft limit, by script.", "overruns" },
+  { "kills", "Calls that were stopped at their hard limit, by script.", "kills" },
+  { "errors", "Calls that failed, by script.", "errors" },
+  { "bytes", "Most bytes that the states of clients' scripts had, added up.", "bytes" },
+}
+
+local function script_text(out)
+  local accounts = core.accounts()
+  table.sort(accounts, function(a, b) return a.kind .. a.name < b.kind .. b.name end)
+  for _, entry in ipairs(script_counters) do
+    out:family("llmlua:script_" .. entry[1], "counter", entry[2])
+    for _, account in ipairs(accounts) do
+      out:sample({ { "kind", account.kind }, { "script", account.name } }, account[entry[3]])
+    end
+  end
+end
+
 local function collect()
   local out = exposition.new()
   engine_text(out)
