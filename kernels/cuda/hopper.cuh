@@ -92,6 +92,19 @@ static __device__ __forceinline__ void tma_load(uint32_t to, const CUtensorMap *
                  : "memory");
 }
 
+/* Contiguous memory into the L2 cache only. */
+static __device__ __forceinline__ void bulk_prefetch(const void *from, uint32_t bytes)
+{
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
+/* The same box into the L2 cache only. */
+static __device__ __forceinline__ void tma_prefetch(const CUtensorMap *map, int32_t x, int32_t y)
+{
+    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map), "r"(x), "r"(y)
+                 : "memory");
+}
+
 /* `bytes` (a multiple of 16) of contiguous memory. */
 static __device__ __forceinline__ void bulk_load(uint32_t to, const void *from, uint32_t bytes,
                                                  uint32_t barrier, uint64_t policy)
@@ -151,9 +164,14 @@ template <> inline constexpr bool is_bf16<__nv_bfloat16> = true;
     asm volatile("wgmma.mma_async.sync.aligned." shape " {" results "}, " a ", " b ", 1, 1, 1, 0, 0;"        \
                  : __VA_ARGS__                                                                               \
                  : "l"(w), "l"(x))
+#define WGMMA_REGISTERS(shape, results, a, b, ...)                                                           \
+    asm volatile("wgmma.mma_async.sync.aligned." shape " {" results "}, {" a "}, " b ", 1, 1, 1, 0;"         \
+                 : __VA_ARGS__                                                                               \
+                 : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(x))
 
 /* d [64 rows of w, N rows of x] += w x^T over 16 of k, both in shared memory. In thread t of the warpgroup,
- * d[4j + i] is row 16 (t / 32) + t % 32 / 4 + 8 (i / 2), column 8j + 2 (t % 4) + i % 2. */
+ * w may also come from registers: of row t % 32 / 4 (+ 8 in 1 and 3), k 2 (t % 4) (+ 8 in 2 and 3), and the
+ * next. d[4j + i] is row 16 (t / 32) + t % 32 / 4 + 8 (i / 2), column 8j + 2 (t % 4) + i % 2. */
 template <typename T, int N> struct wgmma_tile;
 
 template <typename T> struct wgmma_tile<T, 8> {
@@ -163,6 +181,13 @@ template <typename T> struct wgmma_tile<T, 8> {
             WGMMA("m64n8k16.f32.bf16.bf16", WGMMA_4, "%4", "%5", WGMMA_D4(d));
         else
             WGMMA("m64n8k16.f32.f16.f16", WGMMA_4, "%4", "%5", WGMMA_D4(d));
+    }
+    static __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&w)[4], uint64_t x)
+    {
+        if constexpr (is_bf16<T>)
+            WGMMA_REGISTERS("m64n8k16.f32.bf16.bf16", WGMMA_4, "%4, %5, %6, %7", "%8", WGMMA_D4(d));
+        else
+            WGMMA_REGISTERS("m64n8k16.f32.f16.f16", WGMMA_4, "%4, %5, %6, %7", "%8", WGMMA_D4(d));
     }
 };
 
@@ -174,6 +199,13 @@ template <typename T> struct wgmma_tile<T, 16> {
         else
             WGMMA("m64n16k16.f32.f16.f16", WGMMA_8, "%8", "%9", WGMMA_D8(d));
     }
+    static __device__ __forceinline__ void multiply(float (&d)[8], const uint32_t (&w)[4], uint64_t x)
+    {
+        if constexpr (is_bf16<T>)
+            WGMMA_REGISTERS("m64n16k16.f32.bf16.bf16", WGMMA_8, "%8, %9, %10, %11", "%12", WGMMA_D8(d));
+        else
+            WGMMA_REGISTERS("m64n16k16.f32.f16.f16", WGMMA_8, "%8, %9, %10, %11", "%12", WGMMA_D8(d));
+    }
 };
 
 template <typename T> struct wgmma_tile<T, 32> {
@@ -183,6 +215,13 @@ template <typename T> struct wgmma_tile<T, 32> {
             WGMMA("m64n32k16.f32.bf16.bf16", WGMMA_16, "%16", "%17", WGMMA_D16(d));
         else
             WGMMA("m64n32k16.f32.f16.f16", WGMMA_16, "%16", "%17", WGMMA_D16(d));
+    }
+    static __device__ __forceinline__ void multiply(float (&d)[16], const uint32_t (&w)[4], uint64_t x)
+    {
+        if constexpr (is_bf16<T>)
+            WGMMA_REGISTERS("m64n32k16.f32.bf16.bf16", WGMMA_16, "%16, %17, %18, %19", "%20", WGMMA_D16(d));
+        else
+            WGMMA_REGISTERS("m64n32k16.f32.f16.f16", WGMMA_16, "%16, %17, %18, %19", "%20", WGMMA_D16(d));
     }
 };
 
@@ -194,9 +233,17 @@ template <typename T> struct wgmma_tile<T, 64> {
         else
             WGMMA("m64n64k16.f32.f16.f16", WGMMA_32, "%32", "%33", WGMMA_D32(d));
     }
+    static __device__ __forceinline__ void multiply(float (&d)[32], const uint32_t (&w)[4], uint64_t x)
+    {
+        if constexpr (is_bf16<T>)
+            WGMMA_REGISTERS("m64n64k16.f32.bf16.bf16", WGMMA_32, "%32, %33, %34, %35", "%36", WGMMA_D32(d));
+        else
+            WGMMA_REGISTERS("m64n64k16.f32.f16.f16", WGMMA_32, "%32, %33, %34, %35", "%36", WGMMA_D32(d));
+    }
 };
 
 #undef WGMMA
+#undef WGMMA_REGISTERS
 #endif
 
 #endif

@@ -59,6 +59,7 @@ void linear_close(struct cuda_backend *cu)
     struct cuda_linear *l = cu->linear;
     if (!l) return;
     free_buffers(cu, l);
+    cu->base.free(&cu->base, l->dense, DENSE_BYTES);
     staging_close(&l->staging);
     lt_close(l->lt);
     stream_close(l->stream);
@@ -74,6 +75,32 @@ extern "C" __attribute__((visibility("default"))) void cuda_plugin_linear_path(s
 
 /* ---- the op -------------------------------------------------------------------------------------------- */
 
+/* y = x b^T (+ y) for the rows of a block, through cuBLASLt; packed rows are unpacked, some at a time. */
+static llm_status block_product(struct cuda_backend *cu, const struct weight_block *b,
+                                const struct product *whole)
+{
+    struct cuda_linear *l = cu->linear;
+    if (b->format == FORMAT_DENSE) {
+        struct product p = *whole;
+        p.w = b->data;
+        p.w_stride = b->ld;
+        return lt_product(cu, l->lt, &p, l->wide);
+    }
+    const int32_t most = (int32_t)(DENSE_BYTES / (act_bytes(cu) * (size_t)b->ld)) / 64 * 64;
+    const size_t y_bytes = whole->f32_out ? 4 : act_bytes(cu);
+    llm_status st = LLM_OK;
+    for (int32_t row = 0; row < whole->n && !st; row += most) {
+        struct product p = *whole;
+        p.n = whole->n - row < most ? whole->n - row : most;
+        p.w = l->dense;
+        p.w_stride = b->ld;
+        p.y = static_cast<char *>(whole->y) + (size_t)row * y_bytes;
+        st = unpack_rows(cu, b, whole->k, row, p.n, l->dense);
+        if (!st) st = lt_product(cu, l->lt, &p, l->wide);
+    }
+    return st;
+}
+
 /* y = epilogue(x w^T) through cuBLASLt; x as after the norm. */
 static llm_status library_linear(struct cuda_backend *cu, const struct linear_args *a, const void *x,
                                  int64_t x_stride)
@@ -82,22 +109,24 @@ static llm_status library_linear(struct cuda_backend *cu, const struct linear_ar
     const struct weight *w = a->w;
     const int gated = a->epilogue == LINEAR_GATED;
     const int wide = gated || (a->epilogue == LINEAR_ADD && a->act != ACT_NONE);
+    const size_t y_bytes = a->f32_out ? 4 : act_bytes(cu);
     struct product p = {};
     p.m = a->n_rows;
-    p.n = gated ? w->n_rows : w->n_out;
     p.k = w->n_in;
     p.x = x;
     p.x_stride = x_stride;
-    p.w = w->data;
-    p.w_stride = w->ld;
-    p.y = wide ? l->wide : a->y;
-    p.y_stride = wide ? p.n : a->y_stride;
+    p.y_stride = !wide ? a->y_stride : gated ? w->block[0].n_rows : (w->n_out + 7) / 8 * 8;
     p.add = a->epilogue == LINEAR_ADD && !wide;
     p.f32_out = a->f32_out;
-    llm_status st = lt_product(cu, l->lt, &p, l->wide);
-    if (st) return st;
-    if (gated) return gated_rows(cu, a, l->wide, p.n, w->n_out / 2);
-    if (wide) return finish_rows(cu, a, l->wide, p.n, w->n_out);
+    for (int32_t i = 0; i < w->n_blocks; i++) {
+        const struct weight_block *b = &w->block[i];
+        p.n = gated ? b->n_rows : b->n_out;
+        p.y = static_cast<char *>(wide ? l->wide : a->y) + (size_t)b->first * y_bytes;
+        llm_status st = block_product(cu, b, &p);
+        if (st) return st;
+    }
+    if (gated) return gated_rows(cu, a, l->wide, p.y_stride, w->n_out / 2);
+    if (wide) return finish_rows(cu, a, l->wide, p.y_stride, w->n_out);
     if (a->bias || a->act != ACT_NONE) return finish_rows(cu, a, a->y, a->y_stride, w->n_out);
     return LLM_OK;
 }
@@ -120,7 +149,7 @@ static llm_status linear_chunk(struct cuda_backend *cu, const struct linear_args
         llm_status st = cuda_norm(&cu->base, &norm);
         if (st) return st;
     }
-    if (l->stream && l->path != PATH_LT && stream_able(cu, a, x, x_stride))
+    if (l->stream && l->path != PATH_LT && stream_able(a, x, x_stride))
         return stream_linear(cu, l->stream, a, x, x_stride);
     return library_linear(cu, a, x, x_stride);
 }
@@ -129,7 +158,8 @@ llm_status cuda_linear(struct backend *be, const struct linear_args *a)
 {
     struct cuda_backend *cu = cuda_of(be);
     if (cu->failed) return LLM_EFAILED;
-    const int32_t most = cu->linear->chunk_rows, n_chunks = (a->n_rows + most - 1) / most;
+    struct cuda_linear *l = cu->linear;
+    const int32_t most = l->chunk_rows, n_chunks = (a->n_rows + most - 1) / most;
     const int32_t rows = n_chunks > 1 ? (a->n_rows + n_chunks - 1) / n_chunks : a->n_rows;
     llm_status st = LLM_OK;
     for (int32_t row = 0; row < a->n_rows && !st; row += rows) {

@@ -9,17 +9,45 @@
 
 #include <cuda.h>
 
-/* Rows of a weight as the device has them: [n_rows, ld] of the activation type, ld a multiple of 8, zeros
- * beyond n_in. WEIGHT_GATED: eight rows of gate, then the same eight of up, and so on, so that the two
- * numbers of a product lie in one thread of a tensor-core tile; n_rows is then a multiple of 16. */
+/* How a block of rows lies in device memory.
+ *
+ * FORMAT_DENSE: [n_rows, ld] of the activation type, ld a multiple of 8, zeros beyond n_in.
+ *
+ * The others, of quantized types, are unsigned numbers of that many bits, with scales of the activation type:
+ * S, one for 32 numbers; M, one for 32 and a minimum that is added; 6: one for 16. They come in tiles of 64
+ * rows by 64, in the order in which the threads of a warpgroup need them (packed.cuh), [row tile][k tile],
+ * padded to 256 rows and 128 along k with numbers whose scale is 0. */
+enum weight_format {
+    FORMAT_DENSE,
+    FORMAT_4S,
+    FORMAT_4M,
+    FORMAT_5S,
+    FORMAT_5M,
+    FORMAT_6,
+    FORMAT_8,
+    N_FORMATS
+};
+
+/* Consecutive rows of one format. WEIGHT_GATED: all rows; eight of gate, then the same eight of up, and so
+ * on, so that the two numbers of a product lie in one thread of a tensor-core tile; n_rows is then a multiple
+ * of 16. */
+struct weight_block {
+    enum weight_format format;
+    int32_t first, n_out; /* rows as the specification counts them */
+    int32_t n_rows, ld;
+    int32_t k_tiles; /* packed */
+    void *data;
+    size_t bytes;
+    CUtensorMap map, unit_map; /* dense, of boxes of 64 and of 16 rows by 64; unset where there is no TMA */
+};
+
 struct weight {
     struct cuda_backend *cu;
     enum weight_layout layout;
-    int32_t n_in, n_out; /* as the specification has them */
-    int32_t n_rows, ld;
-    void *data;
+    int32_t n_in, n_out;
+    int32_t n_blocks;
+    struct weight_block block[3];
     size_t bytes;
-    CUtensorMap map; /* boxes of 64 rows by 64; unset where there is no TMA */
 };
 
 enum { GATED_GROUP = 8 };
@@ -50,12 +78,37 @@ struct staging {
     int next;
 };
 
+/* Stored rows on the device, and where they go. */
+struct place {
+    const uint8_t *from; /* row_bytes each */
+    size_t row_bytes;
+    enum llm_dtype dtype;
+    int block_bytes; /* of dtype_table */
+    int32_t n_in;
+    int32_t first;      /* row of the part (gated) or of the block (plain) where from[0] goes */
+    int32_t gated_part; /* -1: plain */
+};
+
+/* Row of the block for row r of `from`. */
+__host__ __device__ static inline int32_t place_row(const struct place *p, int32_t r)
+{
+    return p->gated_part < 0 ? p->first + r : gated_row(p->gated_part, p->first + r);
+}
+
 struct lt_state;     /* linear_lt.cu's */
 struct stream_state; /* linear_stream.cu's */
 
-/* How rows get their kernel; anything but PATH_AUTO is for tests and benchmarks. From PATH_VARIANT on: the
- * variants of our own kernels. */
-enum linear_path { PATH_AUTO, PATH_LT, PATH_STREAM, PATH_VARIANT = 16 };
+enum { DENSE_BYTES = 128 << 20 };
+
+/* How rows get their kernel; anything but PATH_AUTO is for tests and benchmarks. */
+enum linear_path {
+    PATH_AUTO,
+    PATH_LT,
+    PATH_STREAM,
+    PATH_WIDE
+}; /* PATH_WIDE: not the kernels for up to 16 rows */
+
+enum { MOST_STREAMED = 64 }; /* rows; above, cuBLASLt is faster (on an H200: docs/performance.md) */
 
 struct cuda_linear {
     enum linear_path path;
@@ -63,6 +116,7 @@ struct cuda_linear {
     void *normed;       /* [chunk_rows, max_n] */
     void *wide;         /* [chunk_rows, max_n]: what precedes a gated product or an activation */
     size_t buffer_bytes;
+    void *dense; /* DENSE_BYTES: packed rows as cuBLASLt wants them; null until there is a packed weight */
     struct staging staging;
     struct lt_state *lt;
     struct stream_state *stream;
@@ -87,9 +141,19 @@ llm_status finish_rows(struct cuda_backend *cu, const struct linear_args *a, con
 /* linear_stream.cu. `able`: whether this layer with these arguments can be done here; x as after the norm. */
 llm_status stream_open(struct cuda_backend *cu, struct stream_state **out, struct llm_error *err);
 void stream_close(struct stream_state *s);
-int stream_able(const struct cuda_backend *cu, const struct linear_args *a, const void *x, int64_t x_stride);
+int stream_able(const struct linear_args *a, const void *x, int64_t x_stride);
 llm_status stream_linear(struct cuda_backend *cu, struct stream_state *s, const struct linear_args *a,
                          const void *x, int64_t x_stride);
+/* packed.cu. Stored rows `from`, which are rows first… of the part, into a block; and rows [first, first + n)
+ * of a block as dense ones, ld numbers each. first and n are multiples of 64, or the block's end. */
+enum weight_format packed_format(enum llm_dtype dtype);
+size_t packed_bytes(enum weight_format format, int32_t n_rows, int32_t k_tiles);
+struct place;
+llm_status pack_rows(struct cuda_backend *cu, const struct place *p, int32_t n_rows,
+                     const struct weight_block *b);
+llm_status unpack_rows(struct cuda_backend *cu, const struct weight_block *b, int32_t n_in, int32_t first,
+                       int32_t n, void *to);
+
 /* Describes [n_rows, n] of the activation type to the TMA unit, for boxes of box_rows by 64. */
 llm_status stream_map(struct cuda_backend *cu, CUtensorMap *map, const void *data, int32_t n_rows, int32_t n,
                       int64_t stride, int32_t box_rows);

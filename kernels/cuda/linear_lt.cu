@@ -180,15 +180,14 @@ static int guesses(struct lt_state *lt, const struct product *p, struct call *c,
     return e == CUBLAS_STATUS_SUCCESS ? found : 0;
 }
 
-/* The least of N_TRIALS times, in ms; weights are not left in the cache by the trial before. */
+/* The least of N_TRIALS times, in ms; the trial before leaves no weights in the cache. */
 static float time_call(struct lt_state *lt, const struct product *p, struct call *c, void *y,
                        const cublasLtMatmulAlgo_t *algo)
 {
     float least = INFINITY;
     for (int i = 0; i < N_TRIALS; i++) {
         float ms = INFINITY;
-        cudaMemsetAsync(lt->cu->linear->wide, 0, std::min(lt->cu->linear->buffer_bytes, lt->cu->l2_bytes),
-                        lt->cu->stream);
+        cudaMemsetAsync(lt->workspace, 0, WORKSPACE_BYTES, lt->cu->stream);
         cudaEventRecord(lt->from, lt->cu->stream);
         if (do_call(lt, p, c, y, algo) != CUBLAS_STATUS_SUCCESS) return INFINITY;
         cudaEventRecord(lt->to, lt->cu->stream);

@@ -43,36 +43,27 @@ static llm_status staging_open(struct staging *s, size_t bytes, struct llm_error
 /* ---- from stored rows to the layout ----------------------------------------------------------------------
  */
 
-struct place {
-    const uint8_t *from; /* n_rows stored rows, row_bytes each */
-    size_t row_bytes;
-    enum llm_dtype dtype;
-    int block_bytes;
-    int32_t n_in, ld;
-    int32_t first;      /* row of the part (gated) or of the layout (plain) where from[0] goes */
-    int32_t gated_part; /* -1: plain */
-};
-
-template <typename T> static __global__ void place_kernel(struct place p, T *to)
+template <typename T> static __global__ void place_kernel(struct place p, T *to, int32_t ld)
 {
-    const int32_t r = p.first + (int32_t)blockIdx.x;
-    const int64_t row = p.gated_part < 0 ? r : gated_row(p.gated_part, r);
     const uint8_t *from = p.from + blockIdx.x * p.row_bytes;
-    for (int32_t k = (int32_t)threadIdx.x; k < p.ld; k += (int32_t)blockDim.x)
-        to[row * p.ld + k] = from_f32<T>(k < p.n_in ? stored_at(p.dtype, p.block_bytes, from, k) : 0);
+    to += (int64_t)place_row(&p, (int32_t)blockIdx.x) * ld;
+    for (int32_t k = (int32_t)threadIdx.x; k < ld; k += (int32_t)blockDim.x)
+        to[k] = from_f32<T>(k < p.n_in ? stored_at(p.dtype, p.block_bytes, from, k) : 0);
 }
 
-static llm_status place_rows(struct cuda_backend *cu, const struct place *p, int32_t n_rows, void *to)
+static llm_status place_rows(struct cuda_backend *cu, const struct place *p, int32_t n_rows,
+                             const struct weight_block *b)
 {
+    if (b->format != FORMAT_DENSE) return pack_rows(cu, p, n_rows, b);
     switch (cu->base.act_dtype) {
     case DTYPE_F32:
-        place_kernel<<<n_rows, 256, 0, cu->stream>>>(*p, static_cast<float *>(to));
+        place_kernel<<<n_rows, 256, 0, cu->stream>>>(*p, static_cast<float *>(b->data), b->ld);
         break;
     case DTYPE_F16:
-        place_kernel<<<n_rows, 256, 0, cu->stream>>>(*p, static_cast<__half *>(to));
+        place_kernel<<<n_rows, 256, 0, cu->stream>>>(*p, static_cast<__half *>(b->data), b->ld);
         break;
     default:
-        place_kernel<<<n_rows, 256, 0, cu->stream>>>(*p, static_cast<__nv_bfloat16 *>(to));
+        place_kernel<<<n_rows, 256, 0, cu->stream>>>(*p, static_cast<__nv_bfloat16 *>(b->data), b->ld);
     }
     return cuda_check(cu, cudaGetLastError(), "laying out a weight");
 }
@@ -101,28 +92,28 @@ static llm_status stage_rows(struct cuda_backend *cu, struct staging *s, int i,
                       "loading a weight");
 }
 
+/* first: the row of b where the part begins. */
 static llm_status load_part(struct cuda_backend *cu, struct staging *s, const struct weight_spec *spec,
-                            int32_t part, int32_t first, struct weight *w)
+                            int32_t part, const struct weight_block *b, int32_t first)
 {
     const struct tensor *t = &spec->part[part];
     const size_t row_bytes = dtype_bytes(t->dtype, t->dims[1]);
     const int32_t most = (int32_t)(s->bytes / row_bytes / VALUES_A_DRAW) * VALUES_A_DRAW;
+    struct place p = {};
+    p.row_bytes = row_bytes;
+    p.dtype = t->dtype;
+    p.block_bytes = dtype_table[t->dtype].bytes;
+    p.n_in = (int32_t)t->dims[1];
+    p.gated_part = spec->layout == WEIGHT_GATED ? part : -1;
     for (int64_t begin = 0; begin < t->dims[0]; begin += most) {
         const int i = s->next;
         const int32_t n = (int32_t)std::min<int64_t>(most, t->dims[0] - begin);
         s->next = 1 - i;
         llm_status st = stage_rows(cu, s, i, spec, part, begin, n, row_bytes);
         if (st) return st;
-        const int gated = spec->layout == WEIGHT_GATED;
-        const struct place p = {static_cast<const uint8_t *>(s->device[i]),
-                                row_bytes,
-                                t->dtype,
-                                dtype_table[t->dtype].bytes,
-                                w->n_in,
-                                w->ld,
-                                (int32_t)begin + (gated ? 0 : first),
-                                gated ? part : -1};
-        st = place_rows(cu, &p, n, w->data);
+        p.from = static_cast<const uint8_t *>(s->device[i]);
+        p.first = first + (int32_t)begin;
+        st = place_rows(cu, &p, n, b);
         if (!st) st = cuda_check(cu, cudaEventRecord(s->free[i], cu->stream), "loading a weight");
         if (st) return st;
     }
@@ -148,22 +139,64 @@ static llm_status check_part(const struct weight_spec *spec, int32_t i, struct l
     return LLM_OK;
 }
 
+/* The format that part i is kept in. */
+static enum weight_format format_of(const struct cuda_backend *cu, const struct weight_spec *spec, int32_t i)
+{
+    const enum llm_dtype dtype = spec->part[i].dtype;
+    if (cu->major != 9 || cu->base.act_dtype == DTYPE_F32) return FORMAT_DENSE;
+    const enum weight_format format = packed_format(dtype);
+    if (spec->layout == WEIGHT_GATED && packed_format(spec->part[1 - i].dtype) != format) return FORMAT_DENSE;
+    return format;
+}
+
+static void size_block(const struct cuda_backend *cu, struct weight *w, struct weight_block *b)
+{
+    b->n_rows = w->layout == WEIGHT_GATED ? (b->n_out / 2 + GATED_GROUP - 1) / GATED_GROUP * 2 * GATED_GROUP
+                                          : b->n_out;
+    b->ld = (w->n_in + 7) / 8 * 8;
+    b->k_tiles = (w->n_in + 127) / 128 * 2;
+    b->bytes = b->format == FORMAT_DENSE
+                   ? dtype_bytes(cu->base.act_dtype, 1) * (size_t)b->ld * (size_t)b->n_rows
+                   : packed_bytes(b->format, b->n_rows, b->k_tiles);
+    w->bytes += b->bytes;
+}
+
+/* Neighbouring parts of one format become one block. */
 static llm_status plan_weight(struct cuda_backend *cu, const struct weight_spec *spec, struct weight *w,
                               struct llm_error *err)
 {
     w->cu = cu;
     w->layout = spec->layout;
     w->n_in = (int32_t)spec->part[0].dims[1];
-    w->ld = (w->n_in + 7) / 8 * 8;
     for (int32_t i = 0; i < spec->n_parts; i++) {
         llm_status st = check_part(spec, i, err);
         if (st) return st;
+        const enum weight_format format = format_of(cu, spec, i);
+        if (w->n_blocks == 0 || w->block[w->n_blocks - 1].format != format) {
+            w->block[w->n_blocks].format = format;
+            w->block[w->n_blocks++].first = w->n_out;
+        }
+        w->block[w->n_blocks - 1].n_out += (int32_t)spec->part[i].dims[0];
         w->n_out += (int32_t)spec->part[i].dims[0];
     }
-    w->n_rows = w->n_out;
-    if (w->layout == WEIGHT_GATED)
-        w->n_rows = (w->n_out / 2 + GATED_GROUP - 1) / GATED_GROUP * 2 * GATED_GROUP;
-    w->bytes = dtype_bytes(cu->base.act_dtype, 1) * (size_t)w->ld * (size_t)w->n_rows;
+    for (int32_t i = 0; i < w->n_blocks; i++) size_block(cu, w, &w->block[i]);
+    return LLM_OK;
+}
+
+static llm_status alloc_blocks(struct cuda_backend *cu, struct cuda_linear *l, struct weight *w,
+                               struct llm_error *err)
+{
+    for (int32_t i = 0; i < w->n_blocks; i++) {
+        struct weight_block *b = &w->block[i];
+        b->data = cu->base.alloc(&cu->base, b->bytes);
+        if (!b->data)
+            return llm_fail(err, LLM_ENOMEM, "no device memory for a weight of %zu bytes", b->bytes);
+        if (b->format == FORMAT_DENSE || l->dense) continue;
+        l->dense = cu->base.alloc(&cu->base, DENSE_BYTES);
+        if (!l->dense)
+            return llm_fail(err, LLM_ENOMEM, "no device memory for %d bytes of unpacked weights",
+                            DENSE_BYTES);
+    }
     return LLM_OK;
 }
 
@@ -172,17 +205,23 @@ static llm_status load_weight(struct cuda_backend *cu, const struct weight_spec 
 {
     struct cuda_linear *l = linear_state(cu);
     if (!l) return llm_fail(err, LLM_ENOMEM, "no memory for the state of linear layers");
-    /* At least some rows of the widest type must fit. */
-    llm_status st =
-        staging_open(&l->staging, std::max((size_t)STAGING_BYTES, 4 * VALUES_A_DRAW * (size_t)w->n_in), err);
+    llm_status st = alloc_blocks(cu, l, w, err);
     if (st) return st;
-    int32_t first = 0;
-    for (int32_t i = 0; i < spec->n_parts && !st; i++) {
-        st = load_part(cu, &l->staging, spec, i, first, w);
-        first += (int32_t)spec->part[i].dims[0];
+    /* At least some rows of the widest type must fit. */
+    st = staging_open(&l->staging, std::max((size_t)STAGING_BYTES, 4 * VALUES_A_DRAW * (size_t)w->n_in), err);
+    if (st) return st;
+    for (int32_t i = 0, block = 0, row = 0; i < spec->n_parts && !st; i++) {
+        while (row - w->block[block].first >= w->block[block].n_out) block++;
+        const struct weight_block *b = &w->block[block];
+        st = load_part(cu, &l->staging, spec, i, b, w->layout == WEIGHT_GATED ? 0 : row - b->first);
+        row += (int32_t)spec->part[i].dims[0];
     }
-    if (!st && cu->major >= 9 && cu->base.act_dtype != DTYPE_F32)
-        st = stream_map(cu, &w->map, w->data, w->n_rows, w->n_in, w->ld, 64);
+    for (int32_t i = 0; i < w->n_blocks && !st; i++) {
+        struct weight_block *b = &w->block[i];
+        if (b->format != FORMAT_DENSE || cu->major < 9 || cu->base.act_dtype == DTYPE_F32) continue;
+        st = stream_map(cu, &b->map, b->data, b->n_rows, w->n_in, b->ld, 64);
+        if (!st) st = stream_map(cu, &b->unit_map, b->data, b->n_rows, w->n_in, b->ld, 16);
+    }
     return st ? llm_fail(err, st, "%s", cu->failure) : LLM_OK;
 }
 
@@ -193,11 +232,7 @@ llm_status cuda_weight_create(struct backend *be, const struct weight_spec *spec
     auto *w = static_cast<struct weight *>(mem_zalloc(sizeof(struct weight)));
     if (!w) return llm_fail(err, LLM_ENOMEM, "no memory for a weight");
     llm_status st = plan_weight(cu, spec, w, err);
-    if (!st) {
-        w->data = be->alloc(be, w->bytes);
-        st = w->data ? load_weight(cu, spec, w, err)
-                     : llm_fail(err, LLM_ENOMEM, "no device memory for a weight of %zu bytes", w->bytes);
-    }
+    if (!st) st = load_weight(cu, spec, w, err);
     if (st)
         cuda_weight_destroy(be, w);
     else
@@ -208,7 +243,7 @@ llm_status cuda_weight_create(struct backend *be, const struct weight_spec *spec
 void cuda_weight_destroy(struct backend *be, struct weight *w)
 {
     if (!w) return;
-    be->free(be, w->data, w->bytes);
+    for (int32_t i = 0; i < w->n_blocks; i++) be->free(be, w->block[i].data, w->block[i].bytes);
     mem_free(w);
 }
 
