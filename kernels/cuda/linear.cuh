@@ -100,13 +100,9 @@ struct stream_state; /* linear_stream.cu's */
 
 enum { DENSE_BYTES = 128 << 20 };
 
-/* How rows get their kernel; anything but PATH_AUTO is for tests and benchmarks. */
-enum linear_path {
-    PATH_AUTO,
-    PATH_LT,
-    PATH_STREAM,
-    PATH_WIDE
-}; /* PATH_WIDE: not the kernels for up to 16 rows */
+/* How rows get their kernel; anything but PATH_AUTO is for tests and benchmarks. PATH_THIN: linear_thin.cu
+ * where it can. */
+enum linear_path { PATH_AUTO, PATH_LT, PATH_STREAM, PATH_THIN };
 
 enum { MOST_STREAMED = 64 }; /* rows; above, cuBLASLt is faster (on an H200: docs/performance.md) */
 

@@ -199,7 +199,7 @@ llm_status stream_linear(struct cuda_backend *cu, struct stream_state *s, const 
     for (int32_t i = 0; i < a->w->n_blocks && !st; i++) {
         const struct weight_block *b = &a->w->block[i];
         const int thin =
-            b->format == FORMAT_DENSE && a->n_rows <= THIN_TOKENS && cu->linear->path != PATH_WIDE;
+            b->format == FORMAT_DENSE && a->n_rows <= THIN_TOKENS && cu->linear->path == PATH_THIN;
         st = (thin ? thin_block : stream_block)(cu, s, a, b, x, x_stride);
     }
     return st;
