@@ -1,6 +1,6 @@
 -- A/B of two ways to sample: both write from the same prompt with the same seeds, and are compared by what the model
 -- thinks of the texts, by how varied they are, and by length. A way is sampling parameters as JSON, a policy among them.
---   llmlua examples/ab_policies.lua --model models/model.gguf --a '{"temperature": 0.7}' --b '{"min_p": 0.1}'
+--   llmlua examples/ab_policies.lua --model models/model.gguf --a '{"policy": "typical"}' --b '{"policy": "min_p"}'
 
 local llm = require "llm"
 
@@ -57,8 +57,8 @@ end
 return llm.program({
   summary = "Compares two ways to sample on the same prompt.",
   { name = "prompt", type = "string", initial = "Once upon a time", help = "what to continue" },
-  { name = "a", type = "string", initial = '{"temperature": 0.7}', help = "sampling parameters as JSON" },
-  { name = "b", type = "string", initial = '{"temperature": 1.2, "min_p": 0.1}', help = "the same" },
+  { name = "a", type = "string", initial = '{"policy": "typical"}', help = "sampling parameters as JSON" },
+  { name = "b", type = "string", initial = '{"policy": "min_p", "temperature": 1.2}', help = "the same" },
   { name = "samples", type = "integer", initial = 4, min = 1, max = 64, help = "texts of each" },
   { name = "max_tokens", type = "integer", initial = 32, min = 1, help = "of a text" },
 }, ab_policies)
