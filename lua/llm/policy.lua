@@ -68,7 +68,7 @@ function M.load_file(engine, path, options)
   local known = record.files[path]
   record.files[path] = { text = text, name = known and known.name, options = options }
   local name, generation = M.load_text(engine, "@" .. path, text, options)
-  if name then record.files[path].name = name end
+  if name then record.files[path].name = name else record.files[path].failure = generation end
   return name, generation
 end
 
@@ -217,11 +217,12 @@ function M.add_directory(engine, directory)
   return true
 end
 
--- Loads a file whose text is not what was loaded last. true, or nil and a failure.
+-- Loads a file whose text is not what was read last. true, or nil and a failure; that of last time if nothing has changed.
+-- A file that is away for a moment is being replaced.
 function M.reload_file(engine, path)
   local known = record_of(engine).files[path]
   local text = read_file(path)
-  if not text or known and known.text == text then return true end
+  if known and (not text or known.text == text) then return not known.failure or nil, known.failure end
   local name, generation = M.load_file(engine, path, known and known.options)
   if not name then return nil, generation end
   if known then log("generation %d of policy %s serves", generation, name) end
@@ -235,13 +236,13 @@ end
 
 local function look(engine)
   local record = record_of(engine)
-  for _, directory in ipairs(record.directories) do
-    local ok, failure = M.add_directory(engine, directory)
-    if not ok then log("%s\nllmlua: what was there before goes on serving", failure.message) end
-  end
-  for path in pairs(record.files) do
-    local ok, failure = M.reload_file(engine, path)
-    if not ok then log("%s\nllmlua: what was there before goes on serving", failure.message) end
+  for _, directory in ipairs(record.directories) do M.add_directory(engine, directory) end
+  for path, file in pairs(record.files) do
+    local _, failure = M.reload_file(engine, path)
+    if failure and not failure.logged then
+      failure.logged = true
+      log("%s\nllmlua: what was there before %s goes on serving", failure.message, file.name or path)
+    end
   end
 end
 

@@ -454,6 +454,10 @@ describe("a server's policies", function()
     end
     assert.truthy(table.concat(lines):find("ranked.lua:2: ", 1, true))
     assert.same(second, ids{ policy = "ranked" })
+    local ok, failure = policies.add_directory(engine(), directory) -- a reload of the server's script says so too
+    assert.is_nil(ok)
+    assert.equal(2, failure.line)
+    assert.is_nil(policies.reload_file(engine(), directory .. "/none.lua"))
     write(directory, 1)
     until_it_is(first)
   end))
