@@ -142,6 +142,18 @@ static int run_graphs(struct llm_engine *e, struct policy_job *j, float *row, co
     return 0;
 }
 
+/* The first graph samples, and so only reads the row; or fails, and the request with it. */
+static int samples_at_once(const struct policy_job *j)
+{
+    const struct policy_chain *c = j->output->request->chain;
+    const struct policy_run *runs = policy_chain_runs(c, j->output->sequence.index);
+    for (int32_t i = 0; i < c->n_links; i++) {
+        const struct llm_policy *t = &c->links[i].policy->table;
+        if (t->graph && !runs[i].off) return t->graph->gives == GRAPH_GIVES_TOKEN && !t->ignore_errors;
+    }
+    return 0;
+}
+
 /* A token for a job, or candidates for its hooks. */
 static void choose(struct llm_engine *e, struct policy_job *j, int32_t worker)
 {
@@ -156,8 +168,9 @@ static void choose(struct llm_engine *e, struct policy_job *j, int32_t worker)
         return;
     }
     if (has(j, POLICY_HAS_GRAPH)) {
-        if (x == j->logits) x = memcpy(s->work, x, sizeof *x * (size_t)s->vocab_size);
-        if (run_graphs(e, j, x == s->work ? s->work : j->row, &in, worker)) return;
+        if (x == j->logits && !samples_at_once(j)) x = memcpy(s->work, x, sizeof *x * (size_t)s->vocab_size);
+        /* Written only where it is a copy. */
+        if (run_graphs(e, j, (float *)x, &in, worker)) return;
     }
     if (has(j, POLICY_HAS_CANDIDATES)) j->best.n = j->output->request->chain->max_candidates;
     j->token = sampler_choose(s, x, &in, j->best.n ? &j->best : NULL);
