@@ -23,6 +23,7 @@ local M = {
   metrics = require("llm.metrics").handler,
   state = reload.state,
   task = tasks,
+  upstreams = require("llm.upstreams").new,
   spawn = program.spawn,
   parallel = program.parallel,
   program = require("llm.servable").new,

@@ -301,11 +301,17 @@ local function script_text(out)
   end
 end
 
+local extensions = {}
+
+-- Adds f(out), which adds families of its own to what is scraped (llm/prometheus.lua).
+function M.extend(f) extensions[#extensions + 1] = f end
+
 local function collect()
   local out = exposition.new()
-  engine_text(out)
+  if #watched > 0 then engine_text(out) end
   http_text(out)
   script_text(out)
+  for _, extend in ipairs(extensions) do extend(out) end
   exposition.process(out)
   return out
 end
