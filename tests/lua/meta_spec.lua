@@ -1,4 +1,4 @@
--- lua/meta/llm.d.lua declares what require "llm" exports, no more and no less.
+-- lua/meta/*.d.lua declare what require "llm" exports, no more and no less.
 local llm = require "llm"
 local engines = require "llm.engine"
 local program = require "llm.program"
@@ -6,9 +6,11 @@ local sequences = require "llm.sequence"
 local servable = require "llm.servable"
 local tokenizers = require "llm.tokenizer"
 local schema = require "llm.schema"
+local upstreams = require "llm.upstreams"
 local support = require "support"
 
 local text = support.slurp(support.root .. "/lua/meta/llm.d.lua")
+  .. support.slurp(support.root .. "/lua/meta/upstreams.d.lua")
 
 local function sorted(set)
   local list = {}
@@ -58,6 +60,7 @@ describe("llm.d.lua", function()
   end)
 
   it("declares the methods of objects", function()
+    assert.same(sorted(exported(upstreams.Pool)), sorted(functions_of("Upstreams")))
     assert.same(sorted(exported(engines.Engine)), sorted(functions_of("Engine")))
     assert.same(sorted(exported(engines.Stream)), sorted(functions_of("Stream")))
     assert.same(sorted(exported(tokenizers.Tokenizer)), sorted(functions_of("Tokenizer")))
