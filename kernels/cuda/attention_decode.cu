@@ -27,15 +27,17 @@ template <int HD> struct decode_layout {
 struct decode_walk {
     int32_t seq, head, tile; /* tile: from key 0 of the sequence */
     int32_t first, end, len; /* of seq: tiles, keys */
+    int32_t next_len;        /* keys of the next sequence, fetched before they are asked for */
 };
 
 __device__ __forceinline__ void walk_enter(struct decode_walk &w, const struct attention_call &a, int32_t seq,
-                                           int32_t len)
+                                           int32_t len, int32_t n_seqs)
 {
     w.seq = seq;
     w.len = len;
-    w.first = first_key(w.len - 1, a.window) / DECODE_TILE;
-    w.end = (w.len - 1) / DECODE_TILE + 1;
+    w.next_len = seq + 1 < n_seqs ? a.kv_len[seq + 1] : 0;
+    w.first = first_key(len - 1, a.window) / DECODE_TILE;
+    w.end = (len - 1) / DECODE_TILE + 1;
     w.tile = w.first;
 }
 
@@ -46,7 +48,7 @@ __device__ __forceinline__ void walk_next(struct decode_walk &w, const struct at
     w.tile = w.first;
     if (++w.head < a.n_kv_heads) return;
     w.head = 0;
-    if (w.seq + 1 < n_seqs) walk_enter(w, a, w.seq + 1, a.kv_len[w.seq + 1]);
+    if (w.seq + 1 < n_seqs) walk_enter(w, a, w.seq + 1, w.next_len, n_seqs);
 }
 
 /* The page of this warp's keys; 16 consecutive keys are in one. */
@@ -81,28 +83,46 @@ __device__ __forceinline__ void copy_keys(const struct decode_walk &w, const str
     }
 }
 
-/* q of a piece as the fragments of a product, [HD / 16][lane], which the warps share; they fetch a quarter
- * each. Rows past the group are zero. Ends with a barrier. */
+/* A warp's share of q of a piece: every fourth of the fragments of a product, [HD / 16][lane]. */
+template <int HD> struct decode_q {
+    static constexpr int N = (HD / 16 + DECODE_WARPS - 1) / DECODE_WARPS;
+    uint4 v[N];
+};
+
+/* Rows past the group are zero. */
 template <typename T, int HD>
-__device__ __forceinline__ void piece_begin(struct row_state<HD> &st, const struct decode_walk &w,
-                                            const struct attention_call &a, uint4 *fragments, int32_t warp,
-                                            int32_t lane)
+__device__ __forceinline__ void fetch_q(struct decode_q<HD> &f, const struct attention_call &a, int32_t seq,
+                                        int32_t head, int32_t warp, int32_t lane)
 {
     const int32_t r = lane / 4;
-    const T *q = static_cast<const T *>(a.q) + w.seq * a.q_stride +
-                 (static_cast<int64_t>(w.head) * a.group + r) * HD + lane % 4 * 2;
+    const T *q = static_cast<const T *>(a.q) + seq * a.q_stride +
+                 (static_cast<int64_t>(head) * a.group + r) * HD + lane % 4 * 2;
     auto pair = [&](int32_t row, int32_t column) {
         return r + row < a.group ? *reinterpret_cast<const uint32_t *>(q + row * HD + column) : 0;
     };
 #pragma unroll
-    for (int i = 0; i < (HD / 16 + DECODE_WARPS - 1) / DECODE_WARPS; i++) {
+    for (int i = 0; i < decode_q<HD>::N; i++) {
         const int32_t k = i * DECODE_WARPS + warp;
         if (k < HD / 16)
-            fragments[k * 32 + lane] =
-                make_uint4(pair(0, k * 16), pair(8, k * 16), pair(0, k * 16 + 8), pair(8, k * 16 + 8));
+            f.v[i] = make_uint4(pair(0, k * 16), pair(8, k * 16), pair(0, k * 16 + 8), pair(8, k * 16 + 8));
     }
+}
+
+/* Puts q where all warps see it; fetches that of the next piece, to be there when this one ends. */
+template <typename T, int HD>
+__device__ __forceinline__ void piece_begin(struct row_state<HD> &st, struct decode_q<HD> &f,
+                                            const struct decode_walk &w, const struct attention_call &a,
+                                            uint4 *fragments, int32_t n_seqs)
+{
+    const int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < decode_q<HD>::N; i++)
+        if (i * DECODE_WARPS + warp < HD / 16) fragments[(i * DECODE_WARPS + warp) * 32 + lane] = f.v[i];
     rows_clear(st);
     __syncthreads();
+    const bool last_head = w.head + 1 == a.n_kv_heads;
+    if (!last_head || w.seq + 1 < n_seqs)
+        fetch_q<T, HD>(f, a, w.seq + last_head, last_head ? 0 : w.head + 1, warp, lane);
 }
 
 template <typename T, int HD>
@@ -139,72 +159,107 @@ __device__ __forceinline__ void add_scaled(float4 &sum, const float4 &v, float s
     sum.x += v.x * scale, sum.y += v.y * scale, sum.z += v.z * scale, sum.w += v.w * scale;
 }
 
-/* Adds up the n partials of a sequence and KV head, from bin b0 on, into out [group][HD]: MERGE_BLOCK at a
- * time, with the maxima and weights of all rows first. `scratch`: shared, (MERGE_BLOCK + 9) * 16 floats. */
+/* Four sums of partial j of a piece that begins in bin b0. */
+template <int HD>
+__device__ __forceinline__ float4 fetch_sums(const struct decode_partials &partials, int32_t b0, int32_t j,
+                                             int32_t group, int32_t e)
+{
+    const int64_t slot = 2 * (b0 + j) + (j == 0);
+    return __ldcg(reinterpret_cast<const float4 *>(partials.sums + slot * group * HD) + e);
+}
+
+/* Shared memory of a merge. [partial][row], [turn][row], [row]: a thread has one row, and every eighth
+ * partial. */
+struct merge_scratch {
+    float weights[MERGE_BLOCK][16], reduced[DECODE_THREADS / 16][16], keep[16];
+};
+
+/* Of a thread's row: the maximum so far, and its share of the sum of weights. */
+struct merge_row {
+    float top, total;
+};
+
+/* Weights of `here` partials from `first` on, and what the sums so far are to be scaled by. Ends with a
+ * barrier. */
+__device__ __forceinline__ void merge_weigh(struct merge_row &r, struct merge_scratch &m,
+                                            const struct decode_partials &partials, int32_t b0, int32_t first,
+                                            int32_t here, int32_t group)
+{
+    constexpr int TURNS = DECODE_THREADS / 16, N = MERGE_BLOCK / TURNS;
+    const int32_t row = threadIdx.x % 16, turn = threadIdx.x / 16;
+    float2 stats[N];
+    float top = r.top;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const int32_t j = turn + i * TURNS, slot = 2 * (b0 + first + j) + (first + j == 0);
+        stats[i] =
+            row < group && j < here ? __ldcg(&partials.stats[slot * group + row]) : make_float2(-INFINITY, 0);
+    }
+#pragma unroll
+    for (int i = 0; i < N; i++) top = fmaxf(top, stats[i].x);
+    m.reduced[turn][row] = top;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < TURNS; i++) top = fmaxf(top, m.reduced[i][row]);
+    const float keep = exp2_fast(r.top - top);
+    if (turn == 0) m.keep[row] = keep;
+    r.top = top;
+    r.total *= keep;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const float weight = exp2_fast(stats[i].x - top);
+        m.weights[turn + i * TURNS][row] = weight;
+        r.total += weight * stats[i].y;
+    }
+    __syncthreads();
+}
+
+__device__ __forceinline__ float4 scaled(const float4 &v, float scale)
+{
+    return make_float4(v.x * scale, v.y * scale, v.z * scale, v.w * scale);
+}
+
+/* Adds up the n partials of a piece that begins in bin b0, MERGE_BLOCK at a time, into out [group][HD]. */
 template <typename T, int HD>
 __device__ void merge_partials(const struct decode_partials &partials, int32_t b0, int32_t n, int32_t group,
-                               float *scratch, T *out)
+                               struct merge_scratch &m, T *out)
 {
-    constexpr int EACH =
-        (HD * DECODE_MAX_GROUP / 4 + DECODE_THREADS - 1) / DECODE_THREADS; /* float4 a thread */
-    constexpr int TURNS = DECODE_THREADS / 16;
-    float *weights = scratch, *reduced = scratch + MERGE_BLOCK * 16, *keep = reduced + TURNS * 16;
-    const int32_t thread = threadIdx.x, row = thread % 16, turn = thread / 16;
-    float top = -INFINITY, total = 0;
-    float4 sum[EACH] = {};
-    for (int32_t block = 0; block < n; block += MERGE_BLOCK) {
-        const int32_t here = min(n - block, static_cast<int32_t>(MERGE_BLOCK));
-        float2 stats[MERGE_BLOCK / TURNS];
-        float high = top;
+    constexpr int FOURS = HD / 4, EACH = (FOURS * DECODE_MAX_GROUP + DECODE_THREADS - 1) / DECODE_THREADS;
+    constexpr int EARLY = HD <= 64 ? 8 : 16; /* partials fetched before their weights are known */
+    const int32_t thread = threadIdx.x, used = group * FOURS;
+    struct merge_row r = {-INFINITY, 0};
+    float4 sum[EACH] = {}, early[EARLY];
 #pragma unroll
-        for (int i = 0; i < MERGE_BLOCK / TURNS; i++) {
-            const int32_t j = turn + i * TURNS, slot = 2 * (b0 + block + j) + (block + j == 0);
-            stats[i] = row < group && j < here ? __ldcg(&partials.stats[slot * group + row])
-                                               : make_float2(-INFINITY, 0);
-        }
-#pragma unroll
-        for (int i = 0; i < MERGE_BLOCK / TURNS; i++) high = fmaxf(high, stats[i].x);
-        reduced[turn * 16 + row] = high;
-        __syncthreads();
-#pragma unroll
-        for (int i = 0; i < TURNS; i++) high = fmaxf(high, reduced[i * 16 + row]);
-        total *= exp2_fast(top - high);
-        if (turn == 0) keep[row] = exp2_fast(top - high);
-        top = high;
-#pragma unroll
-        for (int i = 0; i < MERGE_BLOCK / TURNS; i++) {
-            const float weight = exp2_fast(stats[i].x - high);
-            weights[(turn + i * TURNS) * 16 + row] = weight;
-            total += weight * stats[i].y;
-        }
-        __syncthreads();
+    for (int j = 0; j < EARLY; j++)
+        early[j] = j < n && thread < used ? fetch_sums<HD>(partials, b0, j, group, thread) : float4{};
+    for (int32_t first = 0; first < n; first += MERGE_BLOCK) {
+        const int32_t here = min(n - first, static_cast<int32_t>(MERGE_BLOCK));
+        merge_weigh(r, m, partials, b0, first, here, group);
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
-            const int32_t e = thread + i * DECODE_THREADS, e_row = e / (HD / 4);
-            if (e >= group * HD / 4) break;
-            sum[i].x *= keep[e_row], sum[i].y *= keep[e_row], sum[i].z *= keep[e_row],
-                sum[i].w *= keep[e_row];
+            const int32_t e = thread + i * DECODE_THREADS, row = e / FOURS;
+            if (e >= used) break;
+            sum[i] = scaled(sum[i], m.keep[row]);
+            int32_t j = 0;
+            if (first == 0 && i == 0)
+#pragma unroll
+                for (; j < EARLY; j++) add_scaled(sum[0], early[j], m.weights[j][row]);
 #pragma unroll 8
-            for (int32_t j = 0; j < here; j++) {
-                const int64_t slot = 2 * (b0 + block + j) + (block + j == 0);
-                const float4 *sums = reinterpret_cast<const float4 *>(partials.sums + slot * group * HD);
-                add_scaled(sum[i], __ldcg(&sums[e]), weights[j * 16 + e_row]);
-            }
+            for (; j < here; j++)
+                add_scaled(sum[i], fetch_sums<HD>(partials, b0, first + j, group, e), m.weights[j][row]);
         }
         __syncthreads();
     }
-    reduced[turn * 16 + row] = total;
+    m.reduced[thread / 16][thread % 16] = r.total;
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
-        const int32_t e = thread + i * DECODE_THREADS, e_row = e / (HD / 4);
-        if (e >= group * HD / 4) break;
-        total = 0;
+        const int32_t e = thread + i * DECODE_THREADS;
+        if (e >= used) break;
+        float total = 0;
 #pragma unroll
-        for (int t = 0; t < TURNS; t++) total += reduced[t * 16 + e_row];
-        const float inverse = 1 / total;
-        store_4(out + 4 * e,
-                make_float4(sum[i].x * inverse, sum[i].y * inverse, sum[i].z * inverse, sum[i].w * inverse));
+        for (int t = 0; t < DECODE_THREADS / 16; t++) total += m.reduced[t][e / FOURS];
+        store_4(out + 4 * e, scaled(sum[i], 1 / total));
     }
 }
 
@@ -254,9 +309,7 @@ __device__ __forceinline__ void add_warps(const struct decode_stats &stats, cons
             reinterpret_cast<float4 *>(partials.sums + slot * group * HD)[e] = sum;
             if (column == 0) partials.stats[slot * group + row] = make_float2(top, total);
         } else {
-            const float inverse = 1 / total;
-            store_4(out + 4 * e,
-                    make_float4(sum.x * inverse, sum.y * inverse, sum.z * inverse, sum.w * inverse));
+            store_4(out + 4 * e, scaled(sum, 1 / total));
         }
     }
 }
@@ -292,7 +345,7 @@ __device__ void piece_end(struct row_state<HD> &st, const struct decode_walk &w,
     __syncthreads();
     if (is_last)
         merge_partials<T, HD>(partials, piece.first_bin, piece.n_parts, a.group,
-                              reinterpret_cast<float *>(area), out);
+                              *reinterpret_cast<struct merge_scratch *>(area), out);
     __syncthreads();
 }
 
@@ -314,7 +367,7 @@ __global__ void __launch_bounds__(DECODE_THREADS, HD <= 64    ? 4
     const struct decode_bin bin = plan.bins[blockIdx.x];
     if (!bin.n) return;
     struct decode_walk here;
-    walk_enter(here, a, bin.seq, bin.len);
+    walk_enter(here, a, bin.seq, bin.len, n_decode);
     here.head = bin.head;
     here.tile += bin.tile;
     struct decode_walk ahead = here;
@@ -332,8 +385,10 @@ __global__ void __launch_bounds__(DECODE_THREADS, HD <= 64    ? 4
     };
     for (int32_t i = 0; i < n_stages - 1; i++) copy_next(i);
 
+    struct decode_q<HD> fetched;
+    fetch_q<T, HD>(fetched, a, here.seq, here.head, warp, lane);
     struct row_state<HD> st;
-    piece_begin<T, HD>(st, here, a, q, warp, lane);
+    piece_begin<T, HD>(st, fetched, here, a, q, n_decode);
     struct decode_piece piece = {bin.first_bin, bin.n_parts, bin.tile == 0};
     int32_t stage = 0, free_stage = n_stages - 1;
     for (int32_t left = bin.n; left > 0; left--) {
@@ -351,7 +406,7 @@ __global__ void __launch_bounds__(DECODE_THREADS, HD <= 64    ? 4
             piece_end<T, HD>(st, here, a, partials, piece, smem + stage * layout::STAGE);
             if (left == 1) return;
             walk_next(here, a, n_decode);
-            piece_begin<T, HD>(st, here, a, q, warp, lane);
+            piece_begin<T, HD>(st, fetched, here, a, q, n_decode);
             const bool goes_on = left - 1 < here.end - here.first;
             piece = {static_cast<int32_t>(blockIdx.x), goes_on ? bin.n_last_parts : 1, true};
         } else {
