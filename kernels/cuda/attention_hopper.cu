@@ -197,6 +197,14 @@ template <int HD> struct hopper_state {
     int rescale;
 };
 
+template <int HD> __device__ __forceinline__ void state_clear(struct hopper_state<HD> &st)
+{
+#pragma unroll
+    for (int d = 0; d < HD / 8; d++) st.sum[d][0] = st.sum[d][1] = st.sum[d][2] = st.sum[d][3] = 0;
+    st.top[0] = st.top[1] = -INFINITY;
+    st.weight[0] = st.weight[1] = 0;
+}
+
 #ifdef HAVE_WGMMA
 template <typename T, int HD>
 __device__ __forceinline__ void begin_scores(float (&s)[hopper_layout<HD>::KEYS / 8][4], uint32_t q,
@@ -326,7 +334,54 @@ __device__ __forceinline__ void store_sums(struct hopper_state<HD> &st, const st
 }
 
 #ifdef HAVE_WGMMA
-/* A warpgroup: 64 rows of every item. */
+/* Where a warpgroup is in the rings, and what it computes with. */
+struct hopper_group {
+    const struct hopper_barriers &bar;
+    char *memory;
+    uint32_t smem, q; /* addresses: of the memory, of its own rows */
+    int32_t own, turn, other_turn;
+    struct ring_place k, v;
+};
+
+/* Starts the scores of the next tile of K. */
+template <typename T, int HD>
+__device__ __forceinline__ void next_scores(struct hopper_group &g,
+                                            float (&s)[hopper_layout<HD>::KEYS / 8][4])
+{
+    using layout = hopper_layout<HD>;
+    begin_scores<T, HD>(s, g.q, g.smem + layout::K_AT + g.k.stage * layout::TILE);
+}
+
+/* Starts the sums of the next tile of V; `left`: keys of the sequence from the tile's first on. */
+template <typename T, int HD>
+__device__ __forceinline__ void next_sums(struct hopper_group &g, struct hopper_state<HD> &st,
+                                          const uint32_t (&p)[hopper_layout<HD>::KEYS / 16][4], int32_t left)
+{
+    using layout = hopper_layout<HD>;
+    barrier_wait(g.bar.v_full + 8 * g.v.stage, g.v.phase);
+    if (left < layout::KEYS) {
+        clear_rows<HD>(g.memory + layout::V_AT + g.v.stage * layout::TILE, left);
+        fence_async_proxy();
+        named_sync(g.own, 128);
+    }
+    begin_sums<T, HD>(st.sum, p, g.smem + layout::V_AT + g.v.stage * layout::TILE);
+}
+
+/* The tile of K (of V) is used: the producer may have its stage. */
+__device__ __forceinline__ void release_k(struct hopper_group &g)
+{
+    if (threadIdx.x % 32 == 0) barrier_arrive(g.bar.k_empty + 8 * g.k.stage);
+    g.k.next();
+}
+
+__device__ __forceinline__ void release_v(struct hopper_group &g)
+{
+    if (threadIdx.x % 32 == 0) barrier_arrive(g.bar.v_empty + 8 * g.v.stage);
+    g.v.next();
+}
+
+/* A warpgroup: 64 rows of every item. The products of a tile's V run with those of the next tile's K, be that
+ * of the same item or of the next. */
 template <typename T, int HD>
 __device__ __forceinline__ void consume(const struct attention_call &a, const struct attention_plan &plan,
                                         const struct hopper_barriers &bar, char *memory, int32_t n_items)
@@ -335,74 +390,83 @@ __device__ __forceinline__ void consume(const struct attention_call &a, const st
     constexpr int N = layout::KEYS / 8;
     /* Through a shuffle, so that the compiler knows it to be one value a warp. */
     const int32_t group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0) - 1;
-    const int32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-    const int32_t row = group * 64 + warp * 16 + lane / 4;
-    const uint32_t smem = smem_address(memory), q = smem + group * 64 * UNIT_BYTES;
-    const int32_t turn = turn_barrier(group), other_turn = turn_barrier(1 - group), own = own_barrier(group);
-    struct ring_place k_at = {0, 0}, v_at = {0, 0};
+    const int32_t row = group * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+    const uint32_t smem = smem_address(memory);
+    struct hopper_group g = {bar,
+                             memory,
+                             smem,
+                             smem + group * 64 * UNIT_BYTES,
+                             own_barrier(group),
+                             turn_barrier(group),
+                             turn_barrier(1 - group),
+                             {0, 0},
+                             {0, 0}};
     float s[N][4];
     uint32_t p[N / 2][4];
-    if (group == 1) named_arrive(other_turn, 256);
-
-    auto ensure_rows = [&](int32_t left) {
-        if (left >= layout::KEYS) return;
-        clear_rows<HD>(memory + layout::V_AT + v_at.stage * layout::TILE, left);
-        fence_async_proxy();
-        named_sync(own, 128);
-    };
     uint4 q_rows[HD / 16];
+    struct hopper_state<HD> st;
+    if (group == 1) named_arrive(g.other_turn, 256);
     int32_t i = item_number(0, n_items);
-    struct prefill_tile rows = item_rows(plan, a.n_heads, i);
-    load_q<T, HD>(q_rows, rows, i % a.n_heads, a, group * 64);
-    for (int32_t round = 1; i >= 0; round++) {
-        const struct hopper_item it = item_of<HD>(rows, a, i);
-        put_q<HD>(q_rows, memory, group * 64, own);
-        i = item_number(round, n_items);
-        rows = item_rows(plan, a.n_heads, i);
-        struct hopper_state<HD> st;
-#pragma unroll
-        for (int d = 0; d < HD / 8; d++) st.sum[d][0] = st.sum[d][1] = st.sum[d][2] = st.sum[d][3] = 0;
-        st.top[0] = st.top[1] = -INFINITY, st.weight[0] = st.weight[1] = 0;
-        const int32_t position = it.rows.first_position + row;
-        int32_t key = it.first_key;
+    if (i < 0) return;
+    struct hopper_item it = item_of<HD>(item_rows(plan, a.n_heads, i), a, i);
+    load_q<T, HD>(q_rows, it.rows, it.head, a, group * 64);
+    put_q<HD>(q_rows, memory, group * 64, g.own);
 
-        barrier_wait(bar.k_full + 8 * k_at.stage, k_at.phase);
-        begin_scores<T, HD>(s, q, smem + layout::K_AT + k_at.stage * layout::TILE);
-        products_wait<0>();
-        pin(s);
-        if (lane == 0) barrier_arrive(bar.k_empty + 8 * k_at.stage);
-        k_at.next();
-        weigh_tile<HD>(st, s, a, it, key, position);
-        pack_tile<T, N>(p, s);
+    state_clear(st);
+    barrier_wait(bar.k_full + 8 * g.k.stage, g.k.phase);
+    next_scores<T, HD>(g, s);
+    products_wait<0>();
+    pin(s);
+    release_k(g);
+    weigh_tile<HD>(st, s, a, it, it.first_key, it.rows.first_position + row);
+    pack_tile<T, N>(p, s);
+    for (int32_t round = 1;; round++) {
+        i = item_number(round, n_items);
+        const struct prefill_tile next_rows = item_rows(plan, a.n_heads, i);
+        /* A long time before they are used; with wide heads there are no registers for that. */
+        if (HD <= 128) load_q<T, HD>(q_rows, next_rows, i % a.n_heads, a, group * 64);
+        int32_t key = it.first_key;
         for (int32_t t = 1; t < it.n_tiles; t++, key += layout::KEYS) {
-            barrier_wait(bar.k_full + 8 * k_at.stage, k_at.phase);
-            named_sync(turn, 256);
-            begin_scores<T, HD>(s, q, smem + layout::K_AT + k_at.stage * layout::TILE);
-            barrier_wait(bar.v_full + 8 * v_at.stage, v_at.phase);
-            ensure_rows(it.rows.len - key);
-            begin_sums<T, HD>(st.sum, p, smem + layout::V_AT + v_at.stage * layout::TILE);
-            named_arrive(other_turn, 256);
+            barrier_wait(bar.k_full + 8 * g.k.stage, g.k.phase);
+            named_sync(g.turn, 256);
+            next_scores<T, HD>(g, s);
+            next_sums<T, HD>(g, st, p, it.rows.len - key);
+            named_arrive(g.other_turn, 256);
             products_wait<1>();
             pin(s);
-            if (lane == 0) barrier_arrive(bar.k_empty + 8 * k_at.stage);
-            k_at.next();
-            weigh_tile<HD>(st, s, a, it, key + layout::KEYS, position);
+            release_k(g);
+            weigh_tile<HD>(st, s, a, it, key + layout::KEYS, it.rows.first_position + row);
             products_wait<0>();
             pin(st.sum);
-            if (lane == 0) barrier_arrive(bar.v_empty + 8 * v_at.stage);
-            v_at.next();
+            release_v(g);
             scale_sums<HD>(st);
             pack_tile<T, N>(p, s);
         }
-        barrier_wait(bar.v_full + 8 * v_at.stage, v_at.phase);
-        ensure_rows(it.rows.len - key);
-        begin_sums<T, HD>(st.sum, p, smem + layout::V_AT + v_at.stage * layout::TILE);
-        load_q<T, HD>(q_rows, rows, i % a.n_heads, a, group * 64); /* of the next item, meanwhile */
+        if (i < 0) {
+            next_sums<T, HD>(g, st, p, it.rows.len - key);
+            products_wait<0>();
+            pin(st.sum);
+            store_sums<T, HD>(st, a, it, row);
+            return;
+        }
+        if (HD > 128) load_q<T, HD>(q_rows, next_rows, i % a.n_heads, a, group * 64);
+        put_q<HD>(q_rows, memory, group * 64, g.own);
+        barrier_wait(bar.k_full + 8 * g.k.stage, g.k.phase);
+        named_sync(g.turn, 256);
+        next_scores<T, HD>(g, s);
+        next_sums<T, HD>(g, st, p, it.rows.len - key);
+        named_arrive(g.other_turn, 256);
+        products_wait<1>();
+        pin(s);
+        release_k(g);
         products_wait<0>();
         pin(st.sum);
-        if (lane == 0) barrier_arrive(bar.v_empty + 8 * v_at.stage);
-        v_at.next();
+        release_v(g);
         store_sums<T, HD>(st, a, it, row);
+        it = item_of<HD>(next_rows, a, i);
+        state_clear(st);
+        weigh_tile<HD>(st, s, a, it, it.first_key, it.rows.first_position + row);
+        pack_tile<T, N>(p, s);
     }
 }
 #endif
