@@ -1,5 +1,5 @@
--- JSON by dkjson, with what it leaves to its user: which tables are arrays, in which order keys come, null, and
--- strings that are not UTF-8.
+-- JSON: dkjson reads it and quotes strings; which tables are arrays, in which order keys come, null, and what to do
+-- with strings that are not UTF-8 is decided here.
 
 local core = require "llm.core"
 local dkjson = require "dkjson"
@@ -62,13 +62,114 @@ function M.utf8(s)
   return table.concat(parts)
 end
 
--- options: {indent = true, keyorder = {…}}. The text; or nil and a message (a function, a cycle).
-function M.encode(value, options)
-  options = options or {}
-  local ok, text = pcall(dkjson.encode, value, { indent = options.indent, keyorder = options.keyorder })
-  if not ok then return nil, "cannot make JSON: " .. tostring(text) end
-  return text
+-- ---- encoding ------------------------------------------------------------------------------------------------
+
+-- How many elements t has as an array, nil if it is none: it has a key that is no index, or is mostly holes. A field
+-- such as `n` makes no array of a table, whatever it says.
+local function elements(t)
+  local max, count = 0, 0
+  for key in pairs(t) do
+    if type(key) ~= "number" or key < 1 or key % 1 ~= 0 then return nil end
+    count = count + 1
+    if key > max then max = key end
+  end
+  if max > 10 and max > 2 * count then return nil end
+  return max
 end
+
+-- Integers that a double holds exactly are printed exactly; NaN and infinities, which JSON lacks, are null.
+local function number(x)
+  if x ~= x or x == math.huge or x == -math.huge then return "null" end
+  if x % 1 == 0 and math.abs(x) <= 2 ^ 53 then return ("%.0f"):format(x) end
+  return tostring(x)
+end
+
+local function put(out, text) out[#out + 1] = text end
+
+-- A line of its own, so deep, if the text is indented.
+local function new_line(out, depth)
+  if out.indent then put(out, "\n" .. ("  "):rep(depth)) end
+end
+
+local write
+
+local function write_array(out, t, n, depth)
+  put(out, "[")
+  for i = 1, n do
+    if i > 1 then put(out, ",") end
+    write(out, t[i], depth)
+  end
+  put(out, "]")
+end
+
+local function write_object(out, t, order, depth)
+  local first, done = true, {}
+  local function pair(key, value)
+    if type(key) ~= "string" and type(key) ~= "number" then
+      error(("a %s cannot be a key"):format(type(key)), 0)
+    end
+    if not first then put(out, ",") end
+    first = false
+    new_line(out, depth)
+    put(out, type(key) == "number" and '"' .. number(key) .. '"' or dkjson.quotestring(key))
+    put(out, ":")
+    write(out, value, depth)
+  end
+  put(out, "{")
+  for _, key in ipairs(order or {}) do
+    if t[key] ~= nil and not done[key] then
+      pair(key, t[key])
+      done[key] = true
+    end
+  end
+  for key, value in pairs(t) do
+    if not done[key] then pair(key, value) end
+  end
+  new_line(out, depth - 1)
+  put(out, "}")
+end
+
+local function write_table(out, t, depth)
+  if out.open[t] then error("a table contains itself", 0) end
+  out.open[t] = true
+  local meta = getmetatable(t)
+  if type(meta) ~= "table" then meta = {} end
+  local n = meta.__jsontype ~= "object" and elements(t)
+  if n then
+    write_array(out, t, n, depth + 1)
+  else
+    write_object(out, t, meta.__jsonorder or out.keyorder, depth + 1)
+  end
+  out.open[t] = nil
+end
+
+function write(out, value, depth)
+  local kind = type(value)
+  if value == nil or value == M.null then
+    put(out, "null")
+  elseif kind == "string" then
+    put(out, dkjson.quotestring(value))
+  elseif kind == "number" then
+    put(out, number(value))
+  elseif kind == "boolean" then
+    put(out, tostring(value))
+  elseif kind == "table" then
+    write_table(out, value, depth)
+  else
+    error(("a %s has no form in JSON"):format(kind), 0)
+  end
+end
+
+-- options: {indent = true, keyorder = {…}}. The text; or nil and a message (a function, a cycle). A table is an object
+-- if it was marked as one or has a key that is no index, else an array, with null where it has holes.
+function M.encode(value, options)
+  local out = { indent = options and options.indent, keyorder = options and options.keyorder, open = {} }
+  local ok, message = pcall(write, out, value, 0)
+  if not ok then return nil, "cannot make JSON: " .. tostring(message) end
+  return table.concat(out)
+end
+
+-- ---- decoding ------------------------------------------------------------------------------------------------
 
 -- The value; or nil and a message with line and column. JSON's null becomes options.null (default: nil).
 function M.decode(text, options)

@@ -74,6 +74,27 @@ describe("llm.json", function()
     assert.equal('[null,1]', json.encode(json.array { json.null, 1 }))
   end)
 
+  it("lets no field decide that a table is an array", function()
+    assert.equal('{"n":1}', json.encode { n = 1 })
+    assert.equal('{"n":1000000000}', json.encode { n = 1e9 })
+    assert.equal('{"n":3}', json.encode(json.object { n = 3 }))
+    assert.equal('{"n":2}', json.encode(json.decode '{"n":2}'))
+    assert.equal('[{"n":0}]', json.encode { { n = 0 } })
+    assert.equal('{"1":"a","2":"b"}', json.encode(json.object({ "a", "b" }, { 1, 2 })))
+    assert.equal("[1,null,3]", json.encode { 1, nil, 3 })
+    assert.equal('{"1000000000":1}', json.encode { [1e9] = 1 })
+    assert.equal('{"0":1}', json.encode { [0] = 1 })
+    assert.equal('{"1.5":1}', json.encode { [1.5] = 1 })
+  end)
+
+  it("writes numbers, texts and lines as JSON has them", function()
+    assert.equal("[9007199254740991,-3,0.5,null,null]", json.encode { 2 ^ 53 - 1, -3, 0.5, 0 / 0, math.huge })
+    assert.equal('["\\"\\n","ü",true,null]', json.encode { '"\n', "ü", true, json.null })
+    assert.equal('{\n  "a":[{\n      "b":1\n    }]\n}', json.encode({ a = { { b = 1 } } }, { indent = true }))
+    local shared = { 1 }
+    assert.equal("[[1],[1]]", json.encode { shared, shared })
+  end)
+
   it("keeps the order of keys that is asked for", function()
     assert.equal('{"z":1,"a":2,"m":3}', json.encode(json.object({ a = 2, m = 3, z = 1 }, { "z", "a", "m" })))
   end)
@@ -103,6 +124,13 @@ describe("llm.json", function()
     local text, message = json.encode({ print })
     assert.is_nil(text)
     assert.truthy(message:find("cannot make JSON", 1, true))
+    local cycle = {}
+    cycle.a = { cycle }
+    assert.equal("cannot make JSON: a table contains itself", select(2, json.encode(cycle)))
+    assert.equal("cannot make JSON: a boolean cannot be a key", select(2, json.encode { [true] = 1 }))
+    local deep = {}
+    for _ = 1, 1e6 do deep = { deep } end
+    assert.is_nil((json.encode(deep)))
   end)
 end)
 
