@@ -317,6 +317,12 @@ describe("the admin routes", function()
     assert.same({ false, true }, { body.generations[1].active, body.generations[2].active })
     assert.same({ s.path }, { unpack(body.generations[2].files) })
     assert.equal(5, body.last_failure.line)
+    local account
+    for _, entry in ipairs(body.accounts) do
+      if entry.kind == "handler" and entry.name == "GET /word" then account = entry end
+    end
+    assert.is_true(account.calls >= 1 and account.seconds > 0)
+    assert.same({ 0, 0 }, { account.kills, account.errors })
     status, body = ask("POST", "/admin/rollback", "k")
     assert.equal(200, status)
     assert.equal(1, body.id)

@@ -377,6 +377,49 @@ describe("llm.fetch", function()
   end))
 end)
 
+describe("a runaway handler", function()
+  -- With the system's LuaJIT compiled loops are not stopped: there the compiler is off.
+  local core = require "llm.core"
+  local soft, hard
+  setup(function()
+    if not core.checks_hooks then jit.off() end
+    soft, hard = tasks.SOFT, tasks.HARD
+    tasks.SOFT, tasks.HARD = 0.02, 0.05
+  end)
+  teardown(function()
+    tasks.SOFT, tasks.HARD = soft, hard
+    jit.on()
+  end)
+
+  it("fails its own request, and no other", in_task(function()
+    local engine = llm.engine { load_format = "null", null_step_ms = 1 }
+    local server, url = open_server()
+    server:get("/loop", function() while true do end end)
+    server:get("/pcall", function() while true do pcall(function() while true do end end) end end)
+    server:get("/begun", function(_, res)
+      res:write "begun"
+      while true do end
+    end)
+    server:post("/stream", function(_, res)
+      for delta in engine:stream("a", { max_tokens = 400, ignore_eos = true }) do res:write(("x"):rep(#delta.token_ids)) end
+    end)
+    local lengths = llm.parallel({ 1, 2, 3, 4, "/loop", "/pcall", "/begun" }, function(what)
+      if type(what) == "number" then return #llm.fetch(url .. "/stream", { method = "POST", body = "" }).body end
+      local reply, message = llm.fetch(url .. what)
+      if what == "/begun" then return reply == nil and message or "whole" end
+      local failure = assert(llm.json.decode(reply.body)).error
+      assert.same({ 500, 500 }, { reply.status, failure.code })
+      return 0
+    end)
+    for i = 1, 4 do assert.equal(400, lengths[i]) end
+    assert.truthy(lengths[7] ~= "whole") -- cut off, so that it cannot be taken for an answer
+    assert.equal(3, #server.log)
+    for _, message in ipairs(server.log) do assert.truthy(message:find("stopped: it has run for more than 50 ms", 1, true)) end
+    assert.equal(404, llm.fetch(url .. "/other").status)
+    engine:close()
+  end))
+end)
+
 describe("the engine in handlers", function()
   if not io.open(support.model()) then return pending("no default model") end
 
