@@ -119,6 +119,8 @@ int luaopen_llm_line(lua_State *L)
         {"read", line_read}, {"remember", line_remember},           {"load", line_load},
         {"save", line_save}, {"set_completer", line_set_completer}, {"clear_interrupt", line_clear_interrupt},
         {NULL, NULL}};
+    rl_readline_name = "llmlua";
+    using_history();
     lua_newtable(L);
     luaL_register(L, NULL, functions);
     return 1;
@@ -126,8 +128,6 @@ int luaopen_llm_line(lua_State *L)
 
 int repl_run(lua_State *L)
 {
-    rl_readline_name = "llmlua";
-    using_history();
     lua_getglobal(L, "require");
     lua_pushliteral(L, "llm.repl");
     if (state_call(L, 1, 1) != 0) return state_report(L);

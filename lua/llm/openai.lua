@@ -70,7 +70,7 @@ function M.server_options(opts)
   return { host = opts.host, port = opts.port, unix = opts.uds, ssl_certfile = opts.ssl_certfile,
            ssl_keyfile = opts.ssl_keyfile, workers = opts.workers, shutdown_delay = opts.shutdown_delay,
            shutdown_timeout = opts.shutdown_timeout, max_body = opts.max_body,
-           api_key = opts.api_key, api_key_file = opts.api_key_file }
+           api_key = opts.api_key, api_key_file = opts.api_key_file, allow_attach = opts.allow_attach }
 end
 
 local function keys_of(opts)

@@ -3,6 +3,7 @@
 -- the failure says why. Requests under way keep the generation they began with. The engine, the listeners, the library
 -- and llm.state survive.
 
+local attach = require "llm.attach"
 local auth = require "llm.auth"
 local core = require "llm.core"
 local http = require "llm.http"
@@ -361,6 +362,8 @@ local admin_routes = {
   end },
 }
 
+for path, route in pairs(attach.routes) do admin_routes[path] = route end
+
 -- The handler of an admin path, nil for any other. It comes before the script's own layers and routes, which may be
 -- what is to be mended; the keys are those of the active generation's options.
 local function admin_handler(manager, path)
@@ -399,6 +402,7 @@ local function serve_workers(manager)
   workers.handle("abandon", function() manager.pending = nil end)
   workers.handle("roll_back_here", function() manager:roll_back_here() end)
   workers.handle("status", function() return manager:status() end)
+  attach.serve_workers(manager)
 end
 
 -- ---- taking a server over ------------------------------------------------------------------------------------

@@ -1,82 +1,15 @@
--- The interactive prompt: reads, runs, prints what an expression is worth, goes on after an error.
+-- The interactive prompt: reads, runs, prints what an expression is worth, goes on after an error. It runs lines here,
+-- or in the server that it is attached to.
 
+local json = require "llm.json"
 local line = require "llm.line"
-local pretty = require("llm.table").pretty
+local reference = require "llm.reference"
+local session = require "llm.session"
+local tasks = require "llm.task"
 
 local M = {}
 
 local PROMPT, CONTINUE = "> ", ">> "
-local CHUNK = "=stdin"
-
--- Does the message of loadstring say that the text only lacks an end?
-local function incomplete(message) return message and message:find("'?<eof>'?$") ~= nil end
-
--- A function for the text, as an expression if it can be one; or nil, message, incomplete.
-local function compile(text)
-  local body = text:gsub("^%s*=", "")
-  local expression, why_not = loadstring("return " .. body, CHUNK)
-  if expression then return expression end
-  local chunk, message = loadstring(text, CHUNK)
-  if chunk then return chunk end
-  return nil, message, incomplete(message) or incomplete(why_not)
-end
-
-local function traceback(failure)
-  if type(failure) == "table" and failure.exit_code then return failure end
-  local text = debug.traceback(tostring(failure), 2)
-  text = text:gsub("\n%s*%[C%]: in function 'xpcall'.*$", "")
-  return (text:gsub("\n%s*%[builtin#%d+%]: at 0x%x+", "")) -- a tail call of a library function has no name
-end
-
-local function show(ok, ...)
-  if not ok then
-    local failure = ...
-    if type(failure) == "table" and failure.message ~= "interrupted" then error(failure, 0) end
-    io.stdout:flush()
-    io.stderr:write(tostring(failure), "\n")
-    return
-  end
-  local parts = {}
-  for i = 1, select("#", ...) do parts[i] = pretty((select(i, ...))) end
-  if #parts > 0 then print(table.concat(parts, "\t")) end
-end
-
--- Candidates for the word under the cursor: globals, or fields and methods of what comes before the last dot or colon.
-local function complete(word)
-  local path, separator, start = word:match("^(.*)([.:])([%w_]*)$")
-  local object = _G
-  if path then
-    for name in path:gmatch("[^.:]+") do
-      local ok, value = pcall(function() return object[name] end)
-      if not ok then return {} end
-      object = value
-    end
-  else
-    path, separator, start = "", "", word
-  end
-  local found, list = {}, {}
-  for _ = 1, 8 do -- the value, then what __index leads to
-    if type(object) == "string" then object = string end
-    if type(object) ~= "table" then
-      local meta = debug.getmetatable(object)
-      object = meta and rawget(meta, "__index")
-      if type(object) ~= "table" then break end
-    end
-    for key in next, object do
-      local name = type(key) == "string" and key:match("^[%a_][%w_]*$")
-      if name and name:sub(1, #start) == start and name:sub(1, 2) ~= "__" then
-        found[path .. separator .. key] = true
-      end
-    end
-    local meta = getmetatable(object)
-    object = type(meta) == "table" and rawget(meta, "__index") or nil
-    if object == nil then break end
-  end
-  for candidate in pairs(found) do list[#list + 1] = candidate end
-  table.sort(list)
-  return list
-end
-M.complete = complete
 
 local function history_file()
   local home = os.getenv("HOME")
@@ -99,12 +32,13 @@ local function read_chunk(read)
     if more == false then return false end
     if more == nil then return text end
     text = text and text .. "\n" .. more or more
-    local _, _, unfinished = compile(text)
+    local _, _, unfinished = session.compile(text)
     if not unfinished then return text end
   end
 end
 
-local function loop(read, interactive)
+-- evaluate(text) -> what to print (nil: nothing), or nil and an error.
+local function loop(read, interactive, evaluate)
   while true do
     local text = read_chunk(read)
     if text == nil then break end
@@ -113,33 +47,111 @@ local function loop(read, interactive)
     elseif text:find("%S") then
       if interactive then line.remember(text) end
       line.clear_interrupt()
-      local chunk, message = compile(text)
-      if chunk then
-        jit.off(chunk, true) -- a compiled loop does not see Ctrl-C
-        show(xpcall(chunk, traceback))
-      else
-        io.stderr:write(message, "\n")
+      local shown, failure = evaluate(text)
+      if shown then print(shown) end
+      if failure then
+        io.stdout:flush()
+        io.stderr:write(failure, "\n")
       end
       line.clear_interrupt()
     end
   end
 end
 
--- Until the end of input. The library is at hand as the global llm.
+local function session_loop(interactive, greeting, completer, evaluate)
+  if not interactive then return loop(reader(false), false, evaluate) end
+  print(greeting)
+  line.set_completer(completer)
+  local path = history_file()
+  if path then line.load(path) end
+  loop(reader(true), true, evaluate)
+  if path then line.save(path) end
+  print("")
+end
+
+-- ---- here ----------------------------------------------------------------------------------------------------
+
+local function traceback(failure)
+  if type(failure) == "table" and failure.exit_code then return failure end
+  return session.trim_traceback(debug.traceback(tostring(failure), 2))
+end
+
+local function show(ok, ...)
+  if ok then return session.format(...) end
+  local failure = ...
+  if type(failure) == "table" and failure.message ~= "interrupted" then error(failure, 0) end
+  return nil, tostring(failure)
+end
+
+local function evaluate_here(text)
+  local chunk, message = session.compile(text)
+  if not chunk then return nil, message end
+  jit.off(chunk, true) -- a compiled loop does not see Ctrl-C
+  return show(xpcall(chunk, traceback))
+end
+
+function M.complete(word) return session.complete(word, _G) end
+
+-- Until the end of input. The library is at hand as the global llm, its reference as help.
 function M.run(interactive)
   local llm = require "llm"
   rawset(_G, "llm", llm)
-  if interactive then
-    print(("llmlua %s (%s). llm is loaded; Ctrl-D ends."):format(llm.version(), jit.version))
-    line.set_completer(complete)
-    local path = history_file()
-    if path then line.load(path) end
-    loop(reader(true), true)
-    if path then line.save(path) end
-    print("")
-  else
-    loop(reader(false), false)
+  rawset(_G, "help", reference.help)
+  session_loop(interactive, ("llmlua %s (%s). llm is loaded, help() helps; Ctrl-D ends."):format(llm.version(),
+    jit.version), M.complete, evaluate_here)
+end
+
+-- ---- in a server ---------------------------------------------------------------------------------------------
+
+-- The server's answer to a call; or nil and a message. Ctrl-C gives it up.
+local function post(remote, path, body)
+  local llm = require "llm"
+  return tasks.run(function()
+    local me = tasks.running()
+    local watch = tasks.loop():signal("INT", function() tasks.cancel(me, "interrupted") end)
+    local ok, reply, message = pcall(llm.fetch, remote.url .. path, { method = "POST", body = json.encode(body),
+      headers = { ["Content-Type"] = "application/json", Authorization = "Bearer " .. remote.key } })
+    if watch then watch:close() end
+    if not ok then
+      if tasks.is_canceled(reply) then return nil, reply.reason end
+      error(reply, 0)
+    end
+    if not reply then return nil, ("%s: %s"):format(remote.url, message) end
+    local value = json.decode(reply.body)
+    if reply.status == 200 and type(value) == "table" then return value end
+    local failure = type(value) == "table" and type(value.error) == "table" and value.error.message
+    return nil, ("%s: %s (HTTP %d)"):format(remote.url, failure or "this is no llmlua server", reply.status)
+  end)
+end
+
+local function evaluate_there(remote, text)
+  local answer, message = post(remote, "/admin/eval", { code = text })
+  if not answer then return nil, message end
+  io.write(answer.output)
+  return answer.values, answer.error
+end
+
+local function complete_there(remote, word)
+  local answer = post(remote, "/admin/complete", { word = word })
+  return answer and answer.names or {}
+end
+
+-- A prompt in the server at this URL, or code to run there in place of one. True; or nil and a message if the server
+-- does not let it, or the code fails.
+function M.attach(url, key, code)
+  local remote = { url = url, key = key }
+  if code then
+    local shown, failure = evaluate_there(remote, code)
+    if shown then print(shown) end
+    return not failure, failure
   end
+  local hello, message = post(remote, "/admin/eval", { code = "return llm.version()" })
+  if not hello then return nil, message end
+  local interactive = require("llm").isatty "stdin" and require("llm").isatty "stdout"
+  session_loop(interactive, ("Attached to %s (llmlua %s). help() says what is at hand; Ctrl-D ends."):format(url,
+    hello.values:gsub('"', "")), function(word) return complete_there(remote, word) end,
+    function(text) return evaluate_there(remote, text) end)
+  return true
 end
 
 return M

@@ -117,7 +117,7 @@ local function on_request(main, exchange)
   local req, res = http.request(exchange), http.response(exchange)
   req.id = request_id(exchange)
   local server = main.active
-  local record = { server = server, req = req, res = res }
+  local record = { server = server, req = req, res = res, since = core.now() }
   main.live[exchange] = record
   server.n_requests, server.n_running = server.n_requests + 1, server.n_running + 1
   if server.on_started then server.on_started(req) end
@@ -186,7 +186,9 @@ end
 -- options: host, port (8000; 0: any), unix (path) and unix_mode, reuse_port, ssl_certfile, ssl_keyfile, ssl_ca_certs,
 -- workers (threads that serve, 1), shutdown_delay (seconds, 0: from SIGTERM until no more connections are taken),
 -- shutdown_timeout (seconds; nil: as long as it takes), api_key (one or a list) and api_key_file for the admin routes
--- (layers guard the others: llm.auth), signals (true: take them also in a C program's server), watch (false: do not reload when a file of the script changes), and of the transport, in bytes and seconds: max_body, max_head,
+-- (layers guard the others: llm.auth), allow_attach (true: who has a key may run Lua here: llm.attach), signals (true:
+-- take them also in a C program's server), watch (false: do not reload when a file of the script changes), and of the
+-- transport, in bytes and seconds: max_body, max_head,
 -- max_connections, high_water, idle_timeout, head_timeout, body_timeout, write_timeout. Nothing listens before
 -- listen() or run().
 function M.new(options)

@@ -1,5 +1,6 @@
 ---@meta llm
--- Types of require "llm", for editors (Lua Language Server). Every exported name is here: a test compares.
+-- Types of require "llm", for editors (Lua Language Server), and the source of docs/api.md and of help(name) at the
+-- prompt. Every exported name is in lua/meta: a test compares.
 
 ---@class llm
 ---@field json llm.json
@@ -276,7 +277,7 @@ function llm.policy(name, defaults) end
 ---@field init? fun(req: llm.PolicyRequest) before the first token of a sequence
 ---@field logits? fun(row: llm.Row, req: llm.PolicyRequest) may change the row
 ---@field candidates? fun(c: llm.Candidates, req: llm.PolicyRequest): integer? the token to take; nil: no opinion
----@field graph? fun(g: table, logits: table, p: table): table traced once, when the file is loaded
+---@field graph? fun(g: llm.graph.Functions, logits: llm.graph.Value, p: table): llm.graph.Value traced once, when the file is loaded
 ---@field done? fun(req: llm.PolicyRequest)
 ---@field test? fun(t: llm.PolicyTrial) raises if something is wrong; runs at each load
 
@@ -511,7 +512,7 @@ local Servable = {}
 
 ---A handler of server:post: JSON arguments in, {text, result} out, or events with "stream": true.
 ---@param engine llm.Engine
----@return fun(request: table, response: table)
+---@return fun(request: llm.Request, response: llm.Response)
 function Servable:handler(engine) end
 
 ---Checked and completed arguments, or nil and what is wrong.
@@ -547,20 +548,49 @@ function llm.tokenizer(path) end
 
 ---A server of HTTP; see docs on serving for its routes, requests and responses.
 ---@class llm.Server
----@field on_error? fun(failure: any, request: table)
+---@field on_error? fun(failure: any, request: llm.Request)
 ---@field on_started? fun(request: table)
 ---@field on_finished? fun(request: table, why: string, status: integer, body_bytes: integer)
 local Server = {}
 
----Adds a handler; it may return a text or a table (JSON) in place of writing. get, post, put, patch, delete, options
----are the same for one method.
+---Adds a handler; it may return a text or a table (JSON) in place of writing.
 ---@param method string
 ---@param path string "/plain", "/v1/models/:id", "/files/*rest"
----@param handler fun(request: table, response: table): string|table|nil
+---@param handler fun(request: llm.Request, response: llm.Response): string|table|nil
 function Server:route(method, path, handler) end
 
+---Adds a handler of GET.
+---@param path string
+---@param handler fun(request: llm.Request, response: llm.Response): string|table|nil
+function Server:get(path, handler) end
+
+---Adds a handler of POST.
+---@param path string
+---@param handler fun(request: llm.Request, response: llm.Response): string|table|nil
+function Server:post(path, handler) end
+
+---Adds a handler of PUT.
+---@param path string
+---@param handler fun(request: llm.Request, response: llm.Response): string|table|nil
+function Server:put(path, handler) end
+
+---Adds a handler of PATCH.
+---@param path string
+---@param handler fun(request: llm.Request, response: llm.Response): string|table|nil
+function Server:patch(path, handler) end
+
+---Adds a handler of DELETE.
+---@param path string
+---@param handler fun(request: llm.Request, response: llm.Response): string|table|nil
+function Server:delete(path, handler) end
+
+---Adds a handler of OPTIONS.
+---@param path string
+---@param handler fun(request: llm.Request, response: llm.Response): string|table|nil
+function Server:options(path, handler) end
+
 ---Adds a layer around all routes.
----@param layer fun(request: table, response: table, next: fun(request: table, response: table))
+---@param layer fun(request: llm.Request, response: llm.Response, next: fun(request: llm.Request, response: llm.Response))
 function Server:use(layer) end
 
 ---Adds a self-test: it raises if something is wrong, before the server serves and before a script loaded anew does.
@@ -598,7 +628,7 @@ function Server:stats() end
 function Server:close() end
 
 ---Makes a server; it listens with listen() or run().
----@param options? table host, port (8000; 0: any), unix, ssl_certfile, ssl_keyfile, workers (1), shutdown_delay, shutdown_timeout, max_body …
+---@param options? table host, port (8000; 0: any), unix, ssl_certfile, ssl_keyfile, workers (1), shutdown_delay, shutdown_timeout, max_body, api_key, api_key_file, allow_attach (false: llmlua attach), signals (of a server in a C program) …
 ---@return llm.Server
 function llm.server(options) end
 
@@ -633,12 +663,6 @@ function llm.fetch(url, options) end
 ---@param request table
 ---@param response table
 function llm.metrics(request, response) end
-
----Requests, responses, and errors that become a response.
----@class llm.http
-
----Coroutines on the event loop.
----@class llm.task
 
 ---@class llm.OptionEntry
 ---@field name string
@@ -764,125 +788,3 @@ function text_table.pretty(value) end
 function text_table.columns(header, rows) end
 
 return llm
-
----A value of a graph while it is traced (docs/graph.md): a row, a mask, a number, a truth value, …
----@class llm.graph.Value
----@operator add(llm.graph.Value|number): llm.graph.Value
----@operator sub(llm.graph.Value|number): llm.graph.Value
----@operator mul(llm.graph.Value|number): llm.graph.Value
----@operator div(llm.graph.Value|number): llm.graph.Value
----@operator mod(llm.graph.Value|number): llm.graph.Value
----@operator pow(llm.graph.Value|number): llm.graph.Value
----@operator unm: llm.graph.Value
-
----require "llm.graph": graphs without an engine.
----@class llm.graph
-local Graph = {}
-
----The text of the graph of a function, and the defaults of its lists, pairs and automata. Raises with the line that is wrong.
----@param f fun(g: table, logits: llm.graph.Value, p: table): llm.graph.Value
----@param defaults? table<string, any> the parameters
----@param ranges? table<string, number[]> { least, most } of numbers
----@return string text
----@return table<string, table> tables
-function Graph.trace(f, defaults, ranges) end
-
----One sequence under a graph, for trying it out on rows of vocab_size numbers.
----@param f fun(g: table, logits: llm.graph.Value, p: table): llm.graph.Value
----@param defaults? table<string, any>
----@param vocab_size integer
----@param ranges? table<string, number[]>
----@return llm.graph.Sequence
-function Graph.sequence(f, defaults, vocab_size, ranges) end
-
----What a policy's file makes: name, defaults, hooks, and the text of its graph.
----@param path string
----@param library? table what llm has in the file besides llm.policy
----@return table
-function Graph.load(path, library) end
-
----The number that g.hash(…) has, or g.token_hash(…) for a token: uniform in (0, 1).
----@param key number[] one to six
----@param token? integer
----@return number
-function Graph.hash(key, token) end
-
----A default for a parameter that gives numbers to some tokens.
----@param map table<integer, number>
----@return table
-function Graph.pairs(map) end
-
----@class llm.graph.Sequence
-local Sequence = {}
-
----A row, a token, or nil and a message.
----@param call {logits: number[], prompt?: integer[], output?: integer[], seed?: integer, stream?: integer, temperature?: number, top_k?: integer, top_p?: number, min_p?: number}
----@return number[]|integer|nil
----@return string?
-function Sequence:run(call) end
-
----Sets a parameter. True, or nil and a message.
----@param name string
----@param value any
----@return true?
----@return string?
-function Sequence:set(name, value) end
-
----The value of a variable of g.state.
----@param name string
----@return number|number[]|nil
-function Sequence:variable(name) end
-
----The graph's text; the CPU's passes.
----@return string
-function Sequence:dump() end
----@return string
-function Sequence:explain() end
-
----Seconds a run, over so many.
----@param call table as of run
----@param times integer
----@return number
-function Sequence:time(call, times) end
-
----require "llm.automaton": automata over tokens, for g.accepts and g.step.
----@class llm.automaton
-local Automaton = {}
-
----The tokens of a tokenizer, once for all patterns.
----@param tokenizer llm.Tokenizer
----@param vocab_size? integer of the model, if it has more rows than the tokenizer has tokens
----@return table tree
-function Automaton.vocabulary(tokenizer, vocab_size) end
-
----The same of any list of tokens.
----@param vocab_size integer
----@param bytes fun(id: integer): string? nil for control tokens
----@param ends integer[] ids that end a text
----@return table tree
-function Automaton.tree(vocab_size, bytes, ends) end
-
----Texts that match the whole pattern; a default for a parameter of a graph. Raises if the pattern is wrong.
----@param pattern string
----@param tree table
----@return table automaton
-function Automaton.regex(pattern, tree) end
-
----@param pattern string
----@param text string
----@return boolean
-function Automaton.matches(pattern, text) end
-
----require "llm.watermark": z-scores of token lists.
----@class llm.watermark
-local Watermark = {}
-
----@param ids integer[]
----@param options {key: number, first?: integer}
----@return number
-function Watermark.gumbel(ids, options) end
-
----@param ids integer[]
----@param options {key: number, gamma?: number, first?: integer}
----@return number
-function Watermark.green_list(ids, options) end

@@ -11,6 +11,8 @@ return {
     default = "--model" },
   { name = "api_key", type = "string", many = true, help = "let in who brings this key" },
   { name = "api_key_file", type = "path", help = "keys, one a line" },
+  { name = "allow_attach", type = "boolean", initial = false,
+    help = "let those with a key run Lua in the server (llmlua attach)" },
   { name = "chat_template", type = "path", help = "a Jinja file in place of the model's own template" },
   { name = "trust_request_chat_template", type = "boolean", initial = false,
     help = "take a chat_template from requests" },
