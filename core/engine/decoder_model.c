@@ -238,6 +238,8 @@ llm_status decoder_model_open(const struct llm_engine_options *options, struct e
     if (m->backend->device) {
         out->forward = device_forward;
         out->logits = device_logits;
+        out->alloc_rows = device_alloc_rows;
+        out->free_rows = device_free_rows;
         out->launch = device_launch;
         out->collect = device_collect;
     }

@@ -30,6 +30,8 @@ void device_io_close(struct decoder_model *m);
 /* The engine_model functions of a device. */
 llm_status device_forward(void *self, const struct batch *batch, struct llm_error *err);
 llm_status device_logits(void *self, const int32_t *rows, int32_t n_rows, float *out, struct llm_error *err);
+void *device_alloc_rows(void *self, size_t bytes);
+void device_free_rows(void *self, void *rows);
 llm_status device_launch(void *self, const struct device_step *step, struct llm_error *err);
 llm_status device_collect(void *self, int mark, const int32_t **tokens, struct llm_error *err);
 

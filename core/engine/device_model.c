@@ -371,3 +371,15 @@ llm_status device_logits(void *self, const int32_t *rows, int32_t n_rows, float 
     if (st) return st;
     return io->ops->download(m->backend, out, io->logits, bytes) ? failed(m, err) : LLM_OK;
 }
+
+void *device_alloc_rows(void *self, size_t bytes)
+{
+    struct decoder_model *m = self;
+    return m->io->ops->alloc_pinned(m->backend, bytes);
+}
+
+void device_free_rows(void *self, void *rows)
+{
+    struct decoder_model *m = self;
+    m->io->ops->free_pinned(m->backend, rows);
+}

@@ -474,8 +474,22 @@ static void *engine_main(void *arg)
     return NULL;
 }
 
+static size_t logits_bytes(const struct llm_engine *e)
+{
+    return sizeof(float) * ENGINE_LOGIT_ROWS * (size_t)e->model.vocab_size;
+}
+
+static void free_logits(struct llm_engine *e)
+{
+    if (e->logits && e->model.free_rows)
+        e->model.free_rows(e->model.self, e->logits);
+    else if (e->logits)
+        mem_unmap(e->logits, logits_bytes(e));
+}
+
 static void destroy(struct llm_engine *e)
 {
+    free_logits(e);
     e->model.close(e->model.self);
     mailbox_deinit(&e->inbox);
     kv_pool_deinit(&e->kv);
@@ -488,7 +502,6 @@ static void destroy(struct llm_engine *e)
     mem_free(e->sample_rows);
     mem_free(e->samplers);
     mem_free((void *)e->map);
-    if (e->logits) mem_unmap(e->logits, sizeof(float) * ENGINE_LOGIT_ROWS * (size_t)e->model.vocab_size);
     mem_free(e);
 }
 
@@ -533,7 +546,8 @@ static llm_status init(struct llm_engine *e, struct llm_error *err)
     histogram_init_gaps(&e->counters.token_gap);
     e->map = mem_array((size_t)c->n_pages, sizeof *e->map); /* zeroed: all free */
     if (!e->map) return llm_fail(err, LLM_ENOMEM, "no memory for the picture of %d KV pages", c->n_pages);
-    e->logits = mem_map(sizeof(float) * ENGINE_LOGIT_ROWS * (size_t)e->model.vocab_size);
+    e->logits =
+        e->model.alloc_rows ? e->model.alloc_rows(e->model.self, logits_bytes(e)) : mem_map(logits_bytes(e));
     if (!e->logits)
         return llm_fail(err, LLM_ENOMEM, "no memory for logits of %d tokens", e->model.vocab_size);
     int code = pthread_create(&e->thread, NULL, engine_main, e);

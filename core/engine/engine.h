@@ -37,6 +37,9 @@ struct engine_model {
     /* Runs fn(arg, i, n_workers) for all i at once, for sampling; null: sampling is done by one thread. */
     void (*run)(void *self, pool_fn *fn, void *arg);
     int32_t n_workers; /* 1 without run */
+    /* Zeroed host memory that `logits` fills fastest; null functions: any memory. */
+    void *(*alloc_rows)(void *self, size_t bytes);
+    void (*free_rows)(void *self, void *rows);
     /* A device that samples (else null): queues a step, and gives the tokens of one when they are there.
      * tokens [n_rows] live until the mark is used again. */
     llm_status (*launch)(void *self, const struct device_step *step, struct llm_error *err);

@@ -4,7 +4,7 @@ local llm = require "llm"
 local opts = llm.options(arg, {
   { name = "config", type = "path", help = "directory with a config.json" },
   { name = "quick", type = "boolean", initial = false, help = "the rows that say most" },
-  { name = "rows", type = "string", many = true, help = "decode, prefill, offline", default = "all" },
+  { name = "rows", type = "string", many = true, help = "decode, policy, prefill, offline", default = "all" },
   { name = "json", type = "boolean", initial = false, help = "print one object a line" },
 })
 opts.model, opts.load_format, opts.skip_tokenizer_init = opts.config, "dummy", true
@@ -71,6 +71,27 @@ if wanted "decode" then
   for _, batch in ipairs(opts.quick and { 1, 16, 64 } or { 1, 2, 4, 8, 16, 32, 64, 128, 256 }) do decode(batch, 1024) end
   decode(64, 8192)
   decode(128, 1024, { temperature = 0.8, top_k = 50, top_p = 0.95 }, " top-k 50 top-p 0.95")
+end
+
+-- A policy that bans one token of each request, by each kind of hook; beside the plain step.
+local policies = {
+  graph = 'function p.graph(g, logits, q) return g.mask(logits, g.ne(g.tokens(), q.token)) end',
+  candidates = 'function p.candidates(c, req) for i = 1, #c do '
+    .. 'if c[i].token ~= req.params.token then return c[i].token end end end',
+  logits = 'function p.logits(row, req) row[req.params.token] = -math.huge end',
+}
+
+if wanted "policy" then
+  decode(64, 1024)
+  for kind, hook in pairs(policies) do
+    local path = os.tmpname()
+    local file = assert(io.open(path, "w"))
+    file:write('local llm = require "llm"\nlocal p = llm.policy("ban_', kind, '", { token = 7 })\n', hook, "\nreturn p\n")
+    file:close()
+    engine:load_policy(path)
+    decode(64, 1024, { policy = "ban_" .. kind }, " with a policy: " .. kind)
+    os.remove(path)
+  end
 end
 
 if wanted "prefill" then
