@@ -28,6 +28,9 @@ struct recording {
     struct device_recording *recorded;
 };
 
+/* A step that ends in tokens, or in hidden states whose logits the host asks for. */
+enum recording_kind { RECORD_TOKENS, RECORD_STATES, N_RECORDINGS };
+
 struct device_io {
     const struct device_ops *ops;
     struct layout layout;
@@ -39,7 +42,7 @@ struct device_io {
     int32_t *out;           /* [max_seqs] */
     float *logits;          /* [max_logit_rows, vocab_size] */
     size_t tokens_bytes, last_bytes, out_bytes, logits_bytes;
-    struct recording sizes[MAX_SIZES];
+    struct recording sizes[N_RECORDINGS][MAX_SIZES];
     int32_t n_sizes;
 };
 
@@ -81,10 +84,11 @@ static void lay_out(struct device_io *io)
 static void choose_sizes(struct device_io *io)
 {
     for (int32_t n = 1; n < io->max_seqs && io->n_sizes < MAX_SIZES - 1;) {
-        io->sizes[io->n_sizes++].n_seqs = n;
+        io->sizes[RECORD_TOKENS][io->n_sizes++].n_seqs = n;
         n += n < 4 ? n : n < 16 ? 4 : n < 64 ? 8 : n < 256 ? 32 : n / 4;
     }
-    io->sizes[io->n_sizes++].n_seqs = io->max_seqs;
+    io->sizes[RECORD_TOKENS][io->n_sizes++].n_seqs = io->max_seqs;
+    memcpy(io->sizes[RECORD_STATES], io->sizes[RECORD_TOKENS], sizeof io->sizes[RECORD_TOKENS]);
 }
 
 llm_status device_io_open(struct decoder_model *m, const struct engine_config *config, struct llm_error *err)
@@ -122,7 +126,8 @@ void device_io_close(struct decoder_model *m)
     struct backend *be = m->backend;
     struct device_io *io = m->io;
     if (!io) return;
-    for (int32_t i = 0; i < io->n_sizes; i++) io->ops->recording_free(be, io->sizes[i].recorded);
+    for (int kind = 0; kind < N_RECORDINGS; kind++)
+        for (int32_t i = 0; i < io->n_sizes; i++) io->ops->recording_free(be, io->sizes[kind][i].recorded);
     for (int k = 0; k < 2; k++) {
         io->ops->free_pinned(be, io->pinned[k]);
         io->ops->free_pinned(be, io->out_pinned[k]);
@@ -260,22 +265,23 @@ static llm_status queue_step(struct decoder_model *m, const struct queued *q, st
 }
 
 /* The smallest recorded size that holds n sequences. */
-static struct recording *size_for(struct device_io *io, int32_t n)
+static struct recording *size_for(struct device_io *io, enum recording_kind kind, int32_t n)
 {
     int32_t i = 0;
-    while (io->sizes[i].n_seqs < n) i++;
-    return &io->sizes[i];
+    while (io->sizes[kind][i].n_seqs < n) i++;
+    return &io->sizes[kind][i];
 }
 
 /* A step of one row a sequence, padded to a size. */
-static llm_status run_recorded(struct decoder_model *m, struct recording *r, struct llm_error *err)
+static llm_status run_recorded(struct decoder_model *m, enum recording_kind kind, struct recording *r,
+                               struct llm_error *err)
 {
     struct device_io *io = m->io;
     struct queued q = {.n_tokens = r->n_seqs,
                        .n_seqs = r->n_seqs,
                        .n_decode = r->n_seqs,
                        .max_kv = io->max_model_len,
-                       .n_rows = r->n_seqs};
+                       .n_rows = kind == RECORD_TOKENS ? r->n_seqs : 0};
     if (!r->seen) {
         r->seen = 1;
         return queue_step(m, &q, err);
@@ -309,7 +315,7 @@ llm_status device_launch(void *self, const struct device_step *step, struct llm_
     const struct batch *b = step->batch;
     char *pinned = io->pinned[step->mark];
     int narrow = step->n_decode == b->n_seqs && step->n_rows == b->n_seqs;
-    struct recording *size = narrow ? size_for(io, b->n_seqs) : NULL;
+    struct recording *size = narrow ? size_for(io, RECORD_TOKENS, b->n_seqs) : NULL;
     int32_t n_seqs = size ? size->n_seqs : b->n_seqs;
     if (io->ops->wait_mark(m->backend, step->mark)) return failed(m, err);
     int32_t widest = fill(m, pinned, b, !narrow, n_seqs);
@@ -322,7 +328,7 @@ llm_status device_launch(void *self, const struct device_step *step, struct llm_
                        .max_kv = step->max_kv,
                        .n_rows = step->n_rows,
                        .wide = 1};
-    llm_status st = size ? run_recorded(m, size, err) : queue_step(m, &q, err);
+    llm_status st = size ? run_recorded(m, RECORD_TOKENS, size, err) : queue_step(m, &q, err);
     if (st) return st;
     if (step->n_rows && io->ops->copy_out(m->backend, io->out_pinned[step->mark], io->out,
                                           sizeof(int32_t) * (size_t)step->n_rows))
@@ -352,10 +358,12 @@ llm_status device_forward(void *self, const struct batch *b, struct llm_error *e
         if (!decoding && rows > q.max_query) q.max_query = rows;
         if (b->kv_len[i] > q.max_kv) q.max_kv = b->kv_len[i];
     }
+    struct recording *size = q.n_decode == b->n_seqs ? size_for(io, RECORD_STATES, b->n_seqs) : NULL;
+    int32_t n_seqs = size ? size->n_seqs : b->n_seqs;
     if (io->ops->wait_mark(m->backend, 0)) return failed(m, err);
-    int32_t widest = fill(m, io->pinned[0], b, 1, b->n_seqs);
-    if (copy(m, io->pinned[0], 1, b->n_tokens, b->n_seqs, widest)) return failed(m, err);
-    llm_status st = queue_step(m, &q, err);
+    int32_t widest = fill(m, io->pinned[0], b, !size, n_seqs);
+    if (copy(m, io->pinned[0], !size, b->n_tokens, n_seqs, widest)) return failed(m, err);
+    llm_status st = size ? run_recorded(m, RECORD_STATES, size, err) : queue_step(m, &q, err);
     if (st) return st;
     return io->ops->set_mark(m->backend, 0) ? failed(m, err) : LLM_OK;
 }
