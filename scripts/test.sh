@@ -76,6 +76,14 @@ lua_spec() { # file
   fi
 }
 
+# Where there is no GPU its tests are built, linked and skipped, with the reason.
+gpu_test() { # program
+  local name status=0; name=$(basename "$1")
+  wanted "$name" || return 0
+  timeout 300 "$1" >"$logs/$name.log" 2>&1 </dev/null || status=$?
+  if [ $status -eq 77 ]; then printf '%-34s %s\n' "$name" "$(head -n 1 "$logs/$name.log")"; else cmocka "$name" "$1"; fi
+}
+
 # The server under real clients; ends in a line "N passed, N failed".
 clients() {
   wanted clients || return 0
@@ -111,6 +119,10 @@ export LLMLUA_VOCABS_REQUIRED=1
 for program in build/test_*; do
   [ -x "$program" ] && [ -f "$program" ] && cmocka "$(basename "$program")" "$program"
 done
+for program in build/gpu/test_*; do
+  [ -x "$program" ] && gpu_test "$program"
+done
+[ -f build/libllmlua_cuda.so ] || echo "the CUDA plug-in was not built: nvcc is not installed"
 for spec in tests/lua/*_spec.lua; do lua_spec "$spec"; done
 clients
 check reload-soak build/llmlua tests/soak_reload.lua --reloads 200
