@@ -32,9 +32,9 @@ static llm_status open_buffers(struct cuda_backend *cu, struct cuda_linear *l, s
     if (rows < 256) rows = 256;
     if (rows > cu->limits.max_rows) rows = cu->limits.max_rows;
     const size_t bytes = row * (size_t)rows;
-    if (bytes <= l->buffer_bytes && rows <= l->chunk_rows) return LLM_OK;
-    free_buffers(cu, l);
     l->chunk_rows = rows;
+    if (bytes <= l->buffer_bytes) return LLM_OK;
+    free_buffers(cu, l);
     l->buffer_bytes = bytes;
     l->normed = cu->base.alloc(&cu->base, bytes);
     l->wide = cu->base.alloc(&cu->base, bytes);

@@ -38,7 +38,7 @@ struct weight_block {
     int32_t k_tiles; /* packed */
     void *data;
     size_t bytes;
-    CUtensorMap map, unit_map; /* dense, of boxes of 64 and of 16 rows by 64; unset where there is no TMA */
+    CUtensorMap map; /* dense, of boxes of 64 rows by 64; unset where there is no TMA */
 };
 
 struct weight {
@@ -100,9 +100,9 @@ struct stream_state; /* linear_stream.cu's */
 
 enum { DENSE_BYTES = 128 << 20 };
 
-/* How rows get their kernel; anything but PATH_AUTO is for tests and benchmarks. PATH_THIN: linear_thin.cu
- * where it can. */
-enum linear_path { PATH_AUTO, PATH_LT, PATH_STREAM, PATH_THIN };
+/* How rows get their kernel; anything but PATH_AUTO is for tests and benchmarks. PATH_STREAM:
+ * linear_stream.cuh, also where PATH_AUTO takes linear_thin.cu. */
+enum linear_path { PATH_AUTO, PATH_LT, PATH_STREAM };
 
 enum { MOST_STREAMED = 64 }; /* rows; above, cuBLASLt is faster (on an H200: docs/performance.md) */
 

@@ -10,7 +10,7 @@
 #include <cstdio>
 #include <cstring>
 
-enum { WORKSPACE_BYTES = 64 << 20, MAX_PLANS = 1024, N_TRIED = 8, N_TRIALS = 5 };
+enum { WORKSPACE_BYTES = 64 << 20, MAX_PLANS = 1024, N_TRIED = 8, N_TRIALS = 5, MOST_RECORDED = 512 };
 
 struct plan_key {
     int32_t bucket, n, k, flags; /* flags: add, f32_out, log2 of the least alignment */
@@ -219,9 +219,10 @@ static int is_recording(const struct cuda_backend *cu)
     return cudaStreamIsCapturing(cu->stream, &status) == cudaSuccess && status != cudaStreamCaptureStatusNone;
 }
 
-/* Fills *algo: the plan there is, the fastest of the library's guesses, or the first of them. */
+/* Fills *algo and *is_new (whether a plan was made): the plan there is, the fastest of the library's guesses,
+ * or the first of them. */
 static llm_status choose(struct lt_state *lt, const struct product *p, struct call *c, void *scratch,
-                         cublasLtMatmulAlgo_t *algo)
+                         cublasLtMatmulAlgo_t *algo, int *is_new)
 {
     struct cuda_backend *cu = lt->cu;
     uint32_t align[3];
@@ -251,15 +252,35 @@ static llm_status choose(struct lt_state *lt, const struct product *p, struct ca
     made->key = key;
     made->algo = *algo;
     save_plan(lt, made);
+    *is_new = 1;
     return cuda_check(cu, cudaGetLastError(), "trying cuBLASLt's algorithms");
+}
+
+/* Plans for fewer rows too: decode steps of such batches are recorded, and then nothing can be tried. */
+static llm_status choose_for_decodes(struct lt_state *lt, const struct product *p, void *scratch)
+{
+    llm_status st = LLM_OK;
+    for (int32_t m = bucket_of(MOST_STREAMED + 1); m < p->m && m <= MOST_RECORDED && !st;
+         m = bucket_of(m + 1)) {
+        struct product fewer = *p;
+        struct call c;
+        cublasLtMatmulAlgo_t algo;
+        int is_new = 0;
+        fewer.m = m;
+        make_call(lt->cu, &fewer, &c);
+        st = choose(lt, &fewer, &c, scratch, &algo, &is_new);
+    }
+    return st;
 }
 
 llm_status lt_product(struct cuda_backend *cu, struct lt_state *lt, const struct product *p, void *scratch)
 {
     struct call c;
     cublasLtMatmulAlgo_t algo;
+    int is_new = 0;
     make_call(cu, p, &c);
-    llm_status st = choose(lt, p, &c, scratch, &algo);
+    llm_status st = choose(lt, p, &c, scratch, &algo, &is_new);
+    if (!st && is_new) st = choose_for_decodes(lt, p, scratch);
     if (st) return st;
     cublasStatus_t e = do_call(lt, p, &c, p->y, &algo);
     if (e == CUBLAS_STATUS_SUCCESS) return LLM_OK;

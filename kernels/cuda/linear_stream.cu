@@ -157,12 +157,15 @@ static llm_status thin_block(struct cuda_backend *cu, const struct stream_state 
     const int32_t stage_bytes = (args.stage_rows + n_tokens) * THIN_K * 2;
     args.stream.n_stages =
         std::min((int32_t)MAX_STAGES, ((int32_t)cu->smem_max - HEADROOM - OVERREAD) / (stage_bytes + 16));
-    CUtensorMap x_map;
+    const int32_t less_rows = std::max(args.stage_rows - THIN_UNIT, (int32_t)THIN_UNIT);
+    CUtensorMap most_map, less_map, x_map;
     llm_status st = stream_map(cu, &x_map, x, a->n_rows, a->w->n_in, x_stride, n_tokens);
+    if (!st) st = stream_map(cu, &most_map, b->data, b->n_rows, a->w->n_in, b->ld, args.stage_rows);
+    if (!st) st = stream_map(cu, &less_map, b->data, b->n_rows, a->w->n_in, b->ld, less_rows);
     if (st) return st;
     const size_t shared = (size_t)args.stream.n_stages * ((size_t)stage_bytes + 16) + OVERREAD;
     return cuda_launch(cu, "linear", thin_kernel(cu->base.act_dtype, n_tokens), dim3((unsigned)n_blocks),
-                       dim3(160), shared, b->unit_map, x_map, args);
+                       dim3(160), shared, most_map, less_map, x_map, args);
 }
 
 /* Narrow tiles where wide ones would be cut in too many pieces to add up. */
@@ -199,7 +202,7 @@ llm_status stream_linear(struct cuda_backend *cu, struct stream_state *s, const 
     for (int32_t i = 0; i < a->w->n_blocks && !st; i++) {
         const struct weight_block *b = &a->w->block[i];
         const int thin =
-            b->format == FORMAT_DENSE && a->n_rows <= THIN_TOKENS && cu->linear->path == PATH_THIN;
+            b->format == FORMAT_DENSE && a->n_rows <= THIN_TOKENS && cu->linear->path != PATH_STREAM;
         st = (thin ? thin_block : stream_block)(cu, s, a, b, x, x_stride);
     }
     return st;

@@ -455,7 +455,7 @@ struct thin_args {
     int32_t n_units;           /* of THIN_UNIT rows of the weight, dealt out to blocks evenly */
     int32_t stage_rows;        /* room of a stage, rows: what a tile has at most */
 };
-typedef void thin_fn(const CUtensorMap, const CUtensorMap, const thin_args);
+typedef void thin_fn(const CUtensorMap, const CUtensorMap, const CUtensorMap, const thin_args);
 thin_fn *thin_kernel(enum llm_dtype act_dtype, int32_t n_tokens);
 
 /* linear_packed_*.cu: those of packed formats, by increasing n_tokens. */

@@ -23,28 +23,46 @@ template <int N> struct thin {
 
 #if HOPPER
 
-/* A block's units, and its place in them: tile t of n, step k. */
+/* A block's units, and its place in them: tile, of units [first, first + n), and step k. */
 struct walk {
-    int32_t begin, end, n_tiles, k_steps, tile, k;
+    int32_t begin, end, n_tiles, k_steps;
+    int32_t tile, k, first, n;
 
     __device__ __forceinline__ int32_t first_unit(int32_t t) const
     {
         return begin + (end - begin) * t / n_tiles;
     }
-    __device__ __forceinline__ void advance()
+    __device__ __forceinline__ void enter(int32_t t)
     {
-        if (++k == k_steps) k = 0, tile++;
+        tile = t;
+        k = 0;
+        first = first_unit(t);
+        n = first_unit(t + 1) - first;
+    }
+    __device__ __forceinline__ void advance() /* divides once a tile: one thread does this for all */
+    {
+        if (++k == k_steps) enter(tile + 1);
     }
     __device__ __forceinline__ int32_t steps() const { return n_tiles * k_steps; }
 };
 
 static __device__ __forceinline__ walk walk_of(const thin_args &a)
 {
-    const int32_t begin = (int32_t)((int64_t)a.n_units * blockIdx.x / gridDim.x);
-    const int32_t end = (int32_t)((int64_t)a.n_units * (blockIdx.x + 1) / gridDim.x);
     const int32_t most = a.stage_rows / THIN_UNIT; /* of a tile */
-    return {begin, end, (end - begin + most - 1) / most, a.stream.k_steps, 0, 0};
+    walk w = {};
+    w.begin = (int32_t)((int64_t)a.n_units * blockIdx.x / gridDim.x);
+    w.end = (int32_t)((int64_t)a.n_units * (blockIdx.x + 1) / gridDim.x);
+    w.n_tiles = (w.end - w.begin + most - 1) / most;
+    w.k_steps = a.stream.k_steps;
+    w.enter(0);
+    return w;
 }
+
+/* Maps of the weight for tiles of the most rows, and of one unit less: as tiles share a block's units evenly,
+ * there are no others. */
+struct thin_maps {
+    const CUtensorMap *most, *less, *x;
+};
 
 template <int N> struct thin_stage {
     static constexpr uint32_t X_TILE = N * 128;
@@ -57,17 +75,15 @@ template <int N> struct thin_stage {
 };
 
 template <int N>
-static __device__ __forceinline__ void load_units(const stages &s, const CUtensorMap *map, const walk &at,
+static __device__ __forceinline__ void load_units(const stages &s, const thin_maps &maps, const walk &at,
                                                   int32_t stage, const thin_stage<N> &size, uint64_t policy)
 {
-    const uint32_t full = s.full + 8 * stage, to = s.data + stage * size.bytes;
-    const int32_t first = at.first_unit(at.tile), n = at.first_unit(at.tile + 1) - first;
-    barrier_expect(full, K_TILES * (n * UNIT_BYTES + size.X_TILE));
+    const uint32_t full = s.full + 8 * stage, to = s.data + stage * size.bytes, bytes = at.n * UNIT_BYTES;
+    const CUtensorMap *map = bytes == size.w_tile ? maps.most : maps.less;
+    barrier_expect(full, K_TILES * (bytes + size.X_TILE));
 #pragma unroll
     for (int i = 0; i < K_TILES; i++)
-        for (int32_t j = 0; j < n; j++)
-            tma_load(to + i * size.w_tile + j * UNIT_BYTES, map, (at.k * K_TILES + i) * 64,
-                     (first + j) * THIN_UNIT, full, policy);
+        tma_load(to + i * size.w_tile, map, (at.k * K_TILES + i) * 64, at.first * THIN_UNIT, full, policy);
 }
 
 template <int N>
@@ -81,25 +97,24 @@ static __device__ __forceinline__ void load_rows(const stages &s, const CUtensor
 }
 
 template <int N>
-static __device__ __forceinline__ void thin_produce(const stages &s, const CUtensorMap *w_map,
-                                                    const CUtensorMap *x_map, const thin_stage<N> &size,
-                                                    const walk &first)
+static __device__ __forceinline__ void thin_produce(const stages &s, const thin_maps &maps,
+                                                    const thin_stage<N> &size, const walk &first)
 {
     const uint64_t once = evict_first_policy(), often = evict_last_policy();
     const int32_t ahead = min(first.steps(), s.n);
     walk at = first;
     for (int32_t stage = 0; stage < ahead; stage++, at.advance())
-        load_units<N>(s, w_map, at, stage, size, once);
+        load_units<N>(s, maps, at, stage, size, once);
     pdl_wait();
     at = first;
     for (int32_t stage = 0; stage < ahead; stage++, at.advance())
-        load_rows<N>(s, x_map, at, stage, size, often);
+        load_rows<N>(s, maps.x, at, stage, size, often);
     int32_t stage = 0;
     uint32_t parity = 0;
     for (int32_t step = ahead; step < first.steps(); step++, at.advance()) {
         barrier_wait(s.empty + 8 * stage, parity);
-        load_units<N>(s, w_map, at, stage, size, once);
-        load_rows<N>(s, x_map, at, stage, size, often);
+        load_units<N>(s, maps, at, stage, size, once);
+        load_rows<N>(s, maps.x, at, stage, size, often);
         if (++stage == s.n) stage = 0, parity ^= 1;
     }
 }
@@ -147,8 +162,8 @@ static __device__ __forceinline__ void thin_consume(const stages &s, const strea
 
 template <typename T, int N>
 static __global__ void __launch_bounds__(THREADS, 1)
-    thin_layer(const __grid_constant__ CUtensorMap w_map, const __grid_constant__ CUtensorMap x_map,
-               const thin_args a)
+    thin_layer(const __grid_constant__ CUtensorMap most, const __grid_constant__ CUtensorMap less,
+               const __grid_constant__ CUtensorMap x_map, const thin_args a)
 {
 #if HOPPER
     extern __shared__ __align__(1024) uint8_t shared[];
@@ -166,7 +181,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
     __syncthreads();
     const walk w = walk_of(a);
     if (threadIdx.x >= CONSUMERS) {
-        if (threadIdx.x == CONSUMERS) thin_produce<N>(s, &w_map, &x_map, size, w);
+        if (threadIdx.x == CONSUMERS) thin_produce<N>(s, {&most, &less, &x_map}, size, w);
     } else {
         pdl_wait();
         thin_consume<T, N>(s, a.stream, size, w);

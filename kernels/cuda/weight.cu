@@ -220,7 +220,6 @@ static llm_status load_weight(struct cuda_backend *cu, const struct weight_spec 
         struct weight_block *b = &w->block[i];
         if (b->format != FORMAT_DENSE || cu->major < 9 || cu->base.act_dtype == DTYPE_F32) continue;
         st = stream_map(cu, &b->map, b->data, b->n_rows, w->n_in, b->ld, 64);
-        if (!st) st = stream_map(cu, &b->unit_map, b->data, b->n_rows, w->n_in, b->ld, 16);
     }
     return st ? llm_fail(err, st, "%s", cu->failure) : LLM_OK;
 }

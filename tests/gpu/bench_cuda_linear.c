@@ -5,7 +5,8 @@
  *   bench_cuda_linear [ROWS…]
  *
  * A figure is the least of several replays of a recorded sequence of the same layer on different weights, so
- * that no weight is in the cache. "step": all linear layers of a decode step, with their norms. */
+ * that no weight is in the cache. "step": all linear layers of a decode step, with their norms.
+ * Without ROWS, layers of quantized weights follow. */
 
 #define _GNU_SOURCE
 #include "kernels/device.h"
@@ -77,6 +78,49 @@ static struct weight *make_weight(int32_t n_in, int32_t n_out, int gated)
         fprintf(stderr, "%s\n", err.message);
         exit(1);
     }
+    return w;
+}
+
+/* Random blocks of a quantized type, `bytes` of them, with scales that are numbers. */
+static void random_blocks(enum llm_dtype t, uint8_t *out, size_t bytes)
+{
+    const size_t block = (size_t)dtype_table[t].bytes;
+    const size_t scale_at = t == DTYPE_Q6_K ? 208 : 0, n_scales = t == DTYPE_Q4_K ? 2 : 1;
+    uint64_t state = 1;
+    for (size_t i = 0; i < bytes; i++) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        out[i] = (uint8_t)(state >> 56);
+    }
+    for (size_t b = 0; b < bytes / block; b++)
+        for (size_t i = 0; i < n_scales; i++) {
+            const uint16_t scale = f32_to_f16(0.0005f * (float)(1 + b % 7));
+            memcpy(out + b * block + scale_at + 2 * i, &scale, sizeof scale);
+        }
+}
+
+/* Some random rows over and over: making them is slow. */
+static struct weight *make_quantized(enum llm_dtype t, const struct shape *s)
+{
+    enum { ROWS = 64 };
+    const size_t some = dtype_bytes(t, (int64_t)ROWS * s->n_in);
+    const size_t bytes = dtype_bytes(t, (int64_t)s->n_out * s->n_in);
+    const int gated = s->epilogue == LINEAR_GATED;
+    struct weight_spec spec = {.n_parts = gated ? 2 : 1, .layout = gated ? WEIGHT_GATED : WEIGHT_PLAIN};
+    struct weight *w = NULL;
+    struct llm_error err = {0};
+    uint8_t *data = malloc(bytes);
+    if (!data) exit(1);
+    random_blocks(t, data, some);
+    for (size_t at = some; at < bytes; at += some)
+        memcpy(data + at, data, bytes - at < some ? bytes - at : some);
+    for (int i = 0; i < spec.n_parts; i++)
+        spec.part[i] = (struct tensor){
+            t, 2, {s->n_out / spec.n_parts, s->n_in}, data + bytes / (size_t)spec.n_parts * (size_t)i};
+    if (be->weight_create(be, &spec, &w, &err) != LLM_OK) {
+        fprintf(stderr, "%s\n", err.message);
+        exit(1);
+    }
+    free(data);
     return w;
 }
 
@@ -207,6 +251,28 @@ static void open_device(void)
     check(be->device->fill(be, norm_weight, DTYPE_F32, WIDE, 8, 1), "filling");
 }
 
+static void bench_quantized(enum llm_dtype t, double bandwidth)
+{
+    struct shape shapes[] = {
+        {.name = "o", .n_in = HIDDEN, .n_out = HIDDEN, .epilogue = LINEAR_ADD, .n_copies = MAX_COPIES},
+        {.name = "gate_up", .n_in = HIDDEN, .n_out = 2 * WIDE, .epilogue = LINEAR_GATED, .n_copies = 3},
+    };
+    const int32_t rows[] = {1, 8, 16, 64};
+    for (int i = 0; i < 2; i++) {
+        struct shape *s = &shapes[i];
+        for (int c = 0; c < s->n_copies; c++) s->copy[c] = make_quantized(t, s);
+        const double bytes = (double)be->weight_bytes(s->copy[0]);
+        printf("%s %-8s", dtype_table[t].name, s->name);
+        for (int r = 0; r < 4; r++) {
+            const double us = time_shape(s, rows[r], PATH_AUTO);
+            printf("  rows %d: %.1f us %.2f TB/s (%.0f %%)", rows[r], us, bytes / us * 1e-6,
+                   bytes / us * 1e-4 / bandwidth);
+        }
+        printf("\n");
+        for (int c = 0; c < s->n_copies; c++) be->weight_destroy(be, s->copy[c]);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static struct shape shapes[] = {
@@ -253,6 +319,8 @@ int main(int argc, char **argv)
             "rows %4d step     %8.1f us                                         cuBLASLt %8.1f us, %4.2fx\n",
             rows, ours, lt, lt / ours);
     }
+    const enum llm_dtype quantized[] = {DTYPE_Q4_0, DTYPE_Q4_K, DTYPE_Q6_K, DTYPE_Q8_0};
+    for (int i = 0; i < 4 && argc == 1; i++) bench_quantized(quantized[i], bandwidth);
     be->close(be);
     return 0;
 }

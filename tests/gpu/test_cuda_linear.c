@@ -228,7 +228,7 @@ static void check(struct backend *be, const struct layer *l, const struct weight
     a.norm.weight = host_norm.weight ? norm_weight : NULL;
     a.norm.bias = host_norm.bias ? norm_bias : NULL;
     a.bias = r->bias ? bias : NULL;
-    for (int path = PATH_LT; path <= PATH_STREAM; path++) {
+    for (int path = PATH_AUTO; path <= PATH_STREAM; path++) {
         float *before = malloc(n_out * sizeof *before);
         memcpy(before, poisoned, n_out * sizeof *before);
         if (r->epilogue != LINEAR_ADD) /* what is not written stays NaN */
