@@ -41,10 +41,10 @@ check() { # name command…
 }
 
 # Runs a cmocka program and adds up what it says it ran; a crash or a silent end is a failure.
-cmocka() { # name program
+cmocka() { # name program [option of env]
   wanted "$1" || return 0
   local log="$logs/$1.log" start=$SECONDS status=0 ok bad
-  timeout 900 "$2" >"$log" 2>&1 </dev/null || status=$?
+  timeout 900 env ${3:+$3 $4} "$2" >"$log" 2>&1 </dev/null || status=$?
   ok=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test(s).*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
   bad=$(sed -n 's/^\[  FAILED  \] .*: \([0-9]*\) test(s), .*/\1/p; s/^ *\([0-9]*\) FAILED TEST(S)$/\1/p' "$log" |
         awk '$1 > n {n = $1} END {print n + 0}')
@@ -80,8 +80,8 @@ lua_spec() { # file
 gpu_test() { # program
   local name status=0; name=$(basename "$1")
   wanted "$name" || return 0
-  timeout 300 "$1" >"$logs/$name.log" 2>&1 </dev/null || status=$?
-  if [ $status -eq 77 ]; then printf '%-34s %s\n' "$name" "$(head -n 1 "$logs/$name.log")"; else cmocka "$name" "$1"; fi
+  timeout 300 env -u LLMLUA_PLUGINS "$1" >"$logs/$name.log" 2>&1 </dev/null || status=$?
+  if [ $status -eq 77 ]; then printf '%-34s %s\n' "$name" "$(head -n 1 "$logs/$name.log")"; else cmocka "$name" "$1" -u LLMLUA_PLUGINS; fi
 }
 
 # The server under real clients; ends in a line "N passed, N failed".
@@ -116,6 +116,7 @@ if [ $ci = 1 ]; then
   check style tests/check_style.sh
 fi
 export LLMLUA_VOCABS_REQUIRED=1
+export LLMLUA_PLUGINS=build/no-plugins # what is tested is the CPU backend, on a machine with a GPU too
 for program in build/test_*; do
   [ -x "$program" ] && [ -f "$program" ] && cmocka "$(basename "$program")" "$program"
 done
