@@ -1,0 +1,312 @@
+/* Included by the tests that use it, after fake_model.inc.c. */
+
+#include "fake_device.h"
+
+enum { FAKE_POISON = INT32_MIN / 2 };
+
+struct fake_work {
+    struct fake_work *next;
+    int is_step;
+    int32_t from, to; /* of a copy */
+    int mark;
+    struct batch batch; /* the arrays are its own, in `memory` */
+    struct sample_row *rows;
+    int32_t n_rows;
+    int32_t memory[];
+};
+
+/* ---- what a step says ---------------------------------------------------------------------------------- */
+
+static llm_status fake_check_batch(const struct fake_device *d, const struct batch *b, struct llm_error *err)
+{
+    const struct fake_model *m = d->model;
+    if (b->n_tokens < 1 || b->n_tokens > m->max_tokens || b->n_seqs < 1 || b->n_seqs > d->max_seqs)
+        return llm_fail(err, LLM_EFAILED, "a batch of %d tokens and %d sequences", b->n_tokens, b->n_seqs);
+    if (b->seq_start[0] != 0 || b->seq_start[b->n_seqs] != b->n_tokens)
+        return llm_fail(err, LLM_EFAILED, "the sequences do not cover the batch");
+    for (int32_t s = 0; s < b->n_seqs; s++) {
+        const int32_t *table = b->block_table + (size_t)s * (size_t)b->block_table_stride;
+        int32_t first = b->kv_len[s] - (b->seq_start[s + 1] - b->seq_start[s]);
+        if (first < 0 || first >= b->kv_len[s])
+            return llm_fail(err, LLM_EFAILED, "sequence %d has no rows, or more than tokens", s);
+        for (int32_t p = 0; p < b->kv_len[s]; p++) {
+            int32_t page = table[p / m->page_size], row = b->seq_start[s] + p - first;
+            if (page < 0 || page >= m->n_pages) return llm_fail(err, LLM_EFAILED, "page %d", page);
+            if (p < first) continue;
+            if (b->positions[row] != p) return llm_fail(err, LLM_EFAILED, "row %d is not at %d", row, p);
+            if (b->slots[row] != page * m->page_size + p % m->page_size)
+                return llm_fail(err, LLM_EFAILED, "row %d writes slot %d", row, b->slots[row]);
+        }
+    }
+    return LLM_OK;
+}
+
+static llm_status fake_check_step(const struct fake_device *d, const struct device_step *step,
+                                  struct llm_error *err)
+{
+    const struct batch *b = step->batch;
+    int32_t n_decode = 0, max_query = 0, max_kv = 0;
+    for (int32_t s = 0; s < b->n_seqs; s++) {
+        int32_t rows = b->seq_start[s + 1] - b->seq_start[s];
+        if (rows == 1 && n_decode == s)
+            n_decode++;
+        else if (rows > max_query)
+            max_query = rows;
+        if (b->kv_len[s] > max_kv) max_kv = b->kv_len[s];
+    }
+    if (step->n_decode != n_decode || step->max_query != max_query || step->max_kv != max_kv)
+        return llm_fail(err, LLM_EFAILED, "a step of shape %d, %d, %d is said to be %d, %d, %d", n_decode,
+                        max_query, max_kv, step->n_decode, step->max_query, step->max_kv);
+    if (step->n_rows < 0 || step->n_rows > d->max_seqs)
+        return llm_fail(err, LLM_EFAILED, "%d rows to sample", step->n_rows);
+    for (int32_t i = 0; i < step->n_rows; i++) {
+        const struct sample_row *r = &step->rows[i];
+        int last = 0;
+        for (int32_t s = 0; s < b->n_seqs; s++) last |= r->row == b->seq_start[s + 1] - 1;
+        if (!last) return llm_fail(err, LLM_EFAILED, "row %d is sampled, no sequence's last", r->row);
+        if (r->slot != step->mark * d->max_seqs + i)
+            return llm_fail(err, LLM_EFAILED, "row %d goes to place %d", i, r->slot);
+    }
+    return LLM_OK;
+}
+
+/* ---- running ------------------------------------------------------------------------------------------- */
+
+static llm_status fake_feed(struct fake_device *d, struct batch *b, struct llm_error *err)
+{
+    for (int32_t i = 0; i < b->n_tokens; i++) {
+        int32_t from = b->tokens[i];
+        if (from < -2 * d->max_seqs) return llm_fail(err, LLM_EFAILED, "row %d is fed from %d", i, from);
+        d->fed[i] = from < 0 ? d->last[-1 - from] : from;
+        if (d->fed[i] < 0 || d->fed[i] >= d->model->vocab_size)
+            return llm_fail(err, LLM_EFAILED, "row %d finds no token at %d", i, from);
+        if (d->written[b->slots[i]] == d->n_run)
+            return llm_fail(err, LLM_EFAILED, "two rows write slot %d", b->slots[i]);
+        d->written[b->slots[i]] = d->n_run;
+    }
+    b->tokens = d->fed;
+    return LLM_OK;
+}
+
+static llm_status fake_check_read(const struct fake_device *d, const struct batch *b, struct llm_error *err)
+{
+    const struct fake_model *m = d->model;
+    for (int32_t s = 0; s < b->n_seqs; s++)
+        for (int32_t p = 0; p < b->kv_len[s]; p++) {
+            int32_t page =
+                b->block_table[(size_t)s * (size_t)b->block_table_stride + (size_t)(p / m->page_size)];
+            if (m->slots[page * m->page_size + p % m->page_size] < 0)
+                return llm_fail(err, LLM_EFAILED, "sequence %d reads position %d, never written", s, p);
+        }
+    return LLM_OK;
+}
+
+static void fake_sample(struct fake_device *d, const struct fake_work *w)
+{
+    for (int32_t i = 0; i < d->max_seqs; i++) d->last[w->mark * d->max_seqs + i] = FAKE_POISON;
+    for (int32_t i = 0; i < w->n_rows; i++) {
+        const struct sample_row *r = &w->rows[i];
+        struct llm_sampling p;
+        llm_sampling_init(&p);
+        p.temperature = r->temperature;
+        p.top_k = r->top_k;
+        p.top_p = r->top_p;
+        p.min_p = r->min_p;
+        struct sample_input in = {
+            .params = &p, .seed = r->seed, .stream = r->stream, .position = r->position};
+        fake_row(d->model->state[r->row], d->model->vocab_size, d->logits);
+        d->tokens[w->mark][i] = d->last[r->slot] = sampler_pick(&d->sampler, d->logits, &in);
+    }
+}
+
+static llm_status fake_run_batch(struct fake_device *d, struct batch *b, struct llm_error *err)
+{
+    d->n_run++;
+    llm_status status = fake_feed(d, b, err);
+    if (!status) status = fake_forward(d->model, b, err);
+    return status ? status : fake_check_read(d, b, err);
+}
+
+static llm_status fake_run_one(struct fake_device *d, struct llm_error *err)
+{
+    struct fake_work *w = d->first;
+    d->first = w->next;
+    if (!d->first) d->end = &d->first;
+    llm_status status = LLM_OK;
+    if (!w->is_step)
+        status = fake_copy(d->model, w->from, w->to, err);
+    else if (!(status = fake_run_batch(d, &w->batch, err)))
+        fake_sample(d, w);
+    free(w);
+    return status;
+}
+
+static llm_status fake_run_some(struct fake_device *d, struct llm_error *err)
+{
+    llm_status status = LLM_OK;
+    while (d->first && !status) {
+        d->luck = fake_mix(d->luck + 1);
+        if ((int32_t)(d->luck % 100) >= d->eagerness) break;
+        status = fake_run_one(d, err);
+    }
+    return status;
+}
+
+/* ---- the table ----------------------------------------------------------------------------------------- */
+
+static void fake_queue(struct fake_device *d, struct fake_work *w)
+{
+    *d->end = w;
+    d->end = &w->next;
+}
+
+static int32_t *fake_keep(int32_t **memory, const int32_t *from, size_t n)
+{
+    int32_t *to = *memory;
+    memcpy(to, from, sizeof *from * n);
+    *memory += n;
+    return to;
+}
+
+/* With memory of exactly the size that the step says, for the sanitizers. */
+static struct fake_work *fake_stage(const struct device_step *step)
+{
+    const struct batch *b = step->batch;
+    size_t tokens = (size_t)b->n_tokens, seqs = (size_t)b->n_seqs, stride = (size_t)b->block_table_stride;
+    size_t ints = 3 * tokens + 2 * seqs + 1 + seqs * stride,
+           bytes = sizeof *step->rows * (size_t)step->n_rows;
+    ints += ints % 2;
+    struct fake_work *w = malloc(sizeof *w + sizeof(int32_t) * ints + sizeof(int32_t) + bytes);
+    int32_t *at = w->memory;
+    *w = (struct fake_work){.is_step = 1, .mark = step->mark, .batch = *b, .n_rows = step->n_rows};
+    w->batch.tokens = fake_keep(&at, b->tokens, tokens);
+    w->batch.positions = fake_keep(&at, b->positions, tokens);
+    w->batch.slots = fake_keep(&at, b->slots, tokens);
+    w->batch.seq_start = fake_keep(&at, b->seq_start, seqs + 1);
+    w->batch.kv_len = fake_keep(&at, b->kv_len, seqs);
+    w->batch.block_table = fake_keep(&at, b->block_table, seqs * stride);
+    at += (uintptr_t)at % sizeof(uint64_t) != 0;
+    w->rows = (struct sample_row *)(void *)at;
+    memcpy(w->rows, step->rows, bytes);
+    return w;
+}
+
+static llm_status fake_launch(void *self, const struct device_step *step, struct llm_error *err)
+{
+    struct fake_device *d = self;
+    if (d->fail_launch_after >= 0 && d->n_launched >= d->fail_launch_after)
+        return llm_fail(err, LLM_EFAILED, "the fake device broke in launch");
+    d->n_launched++;
+    if (step->mark != 0 && step->mark != 1) return llm_fail(err, LLM_EFAILED, "mark %d", step->mark);
+    if (d->flying[step->mark])
+        return llm_fail(err, LLM_EFAILED, "mark %d is used again before it was collected", step->mark);
+    llm_status status = fake_check_batch(d, step->batch, err);
+    if (!status) status = fake_check_step(d, step, err);
+    if (status) return status;
+    d->flying[step->mark] = 1;
+    for (int32_t i = 0; i < d->max_seqs; i++) d->tokens[step->mark][i] = FAKE_POISON;
+    fake_queue(d, fake_stage(step));
+    return fake_run_some(d, err);
+}
+
+static llm_status fake_collect(void *self, int mark, const int32_t **tokens, struct llm_error *err)
+{
+    struct fake_device *d = self;
+    if (d->fail_collect_after >= 0 && d->n_collected >= d->fail_collect_after)
+        return llm_fail(err, LLM_EFAILED, "the fake device broke in collect");
+    d->n_collected++;
+    if (!d->flying[mark]) return llm_fail(err, LLM_EFAILED, "mark %d was not launched", mark);
+    for (int done = 0; !done;) {
+        const struct fake_work *w = d->first;
+        while (w && !(w->is_step && w->mark == mark)) w = w->next;
+        done = !w; /* it has run */
+        llm_status status = done ? LLM_OK : fake_run_one(d, err);
+        if (status) return status;
+    }
+    d->flying[mark] = 0;
+    *tokens = d->tokens[mark];
+    return fake_run_some(d, err);
+}
+
+static llm_status fake_device_copy(void *self, int32_t from, int32_t to, struct llm_error *err)
+{
+    struct fake_device *d = self;
+    if (from < 0 || to < 0 || from >= d->model->n_pages || to >= d->model->n_pages || from == to)
+        return llm_fail(err, LLM_EFAILED, "page %d is copied to %d", from, to);
+    struct fake_work *w = malloc(sizeof *w);
+    *w = (struct fake_work){.from = from, .to = to};
+    fake_queue(d, w);
+    return fake_run_some(d, err);
+}
+
+/* Rows for the host: all that was queued has run, and all tokens are known. */
+static llm_status fake_device_forward(void *self, const struct batch *batch, struct llm_error *err)
+{
+    struct fake_device *d = self;
+    struct batch b = *batch;
+    llm_status status = fake_check_batch(d, batch, err);
+    if (d->flying[0] || d->flying[1])
+        return llm_fail(err, LLM_EFAILED, "a step for the host while another flies");
+    for (int32_t i = 0; i < batch->n_tokens; i++)
+        if (batch->tokens[i] < 0) return llm_fail(err, LLM_EFAILED, "row %d has no token", i);
+    while (d->first && !status) status = fake_run_one(d, err);
+    return status ? status : fake_run_batch(d, &b, err);
+}
+
+static llm_status fake_device_logits(void *self, const int32_t *rows, int32_t n_rows, float *out,
+                                     struct llm_error *err)
+{
+    struct fake_device *d = self;
+    return fake_model_logits(d->model, rows, n_rows, out, err);
+}
+
+static void fake_device_close(void *self)
+{
+    struct fake_device *d = self;
+    if (d->closed_in_flight) *d->closed_in_flight = d->flying[0] || d->flying[1];
+    for (struct fake_work *w = d->first, *next; w; w = next) {
+        next = w->next;
+        free(w);
+    }
+    sampler_deinit(&d->sampler);
+    fake_close(d->model);
+    free(d->logits);
+    free(d->last);
+    free(d->tokens[0]);
+    free(d->tokens[1]);
+    free(d->fed);
+    free(d->written);
+    free(d);
+}
+
+struct fake_device *fake_device_new(struct fake_model *m, int32_t max_seqs, int32_t eagerness, uint64_t seed)
+{
+    struct fake_device *d = calloc(1, sizeof *d);
+    *d = (struct fake_device){.model = m,
+                              .max_seqs = max_seqs,
+                              .luck = seed,
+                              .eagerness = eagerness,
+                              .fail_launch_after = -1,
+                              .fail_collect_after = -1};
+    d->end = &d->first;
+    d->logits = malloc(sizeof *d->logits * (size_t)m->vocab_size);
+    d->last = malloc(sizeof *d->last * 2 * (size_t)max_seqs);
+    for (int32_t i = 0; i < 2 * max_seqs; i++) d->last[i] = FAKE_POISON;
+    for (int k = 0; k < 2; k++) d->tokens[k] = malloc(sizeof **d->tokens * (size_t)max_seqs);
+    d->fed = malloc(sizeof *d->fed * (size_t)m->max_tokens);
+    d->written = calloc((size_t)m->n_pages * (size_t)m->page_size, sizeof *d->written);
+    if (sampler_init(&d->sampler, m->vocab_size, NULL)) abort();
+    return d;
+}
+
+struct engine_model fake_device_table(struct fake_device *d)
+{
+    return (struct engine_model){.self = d,
+                                 .vocab_size = d->model->vocab_size,
+                                 .forward = fake_device_forward,
+                                 .logits = fake_device_logits,
+                                 .copy_page = fake_device_copy,
+                                 .launch = fake_launch,
+                                 .collect = fake_collect,
+                                 .close = fake_device_close};
+}

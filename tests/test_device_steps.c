@@ -1,0 +1,554 @@
+/* The engine a step ahead of a device that samples (fake_device.h): the same requests as on the host give the
+ * same tokens, whatever else goes on, and nothing is left behind. */
+
+#include "base/mem.h"
+#include "engine/engine.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+
+#include "fake_model.inc.c"
+
+#include "fake_device.inc.c"
+
+enum { VOCAB = 97, PAGE = 16, MAX_OUTPUT = 90, MAX_PROMPT = 150, MAX_N = 4 };
+
+/* ---- engines ------------------------------------------------------------------------------------------- */
+
+struct regime {
+    const char *name;
+    int32_t n_pages, budget, seqs;
+    int caching, chunked, priority;
+    int32_t eagerness;
+};
+
+static struct engine_config config_of(const struct regime *g)
+{
+    struct engine_config c = {.max_model_len = 256,
+                              .max_num_seqs = g->seqs,
+                              .max_num_batched_tokens = g->budget,
+                              .block_size = PAGE,
+                              .n_pages = g->n_pages,
+                              .prefix_caching = g->caching,
+                              .chunked_prefill = g->chunked,
+                              .priority = g->priority,
+                              .max_logprobs = 20};
+    c.end_tokens[c.n_end_tokens++] = 13;
+    return c;
+}
+
+static struct llm_engine *open_on(const struct engine_config *c, const struct engine_model *table)
+{
+    struct llm_engine *e = NULL;
+    struct llm_error err = {0};
+    if (engine_start(c, table, &e, &err)) fail_msg("%s", err.message);
+    return e;
+}
+
+static struct llm_engine *open_device(const struct regime *g, struct fake_device **device)
+{
+    struct engine_config c = config_of(g);
+    struct fake_model *m = fake_model_new(VOCAB, PAGE, c.n_pages, c.max_num_batched_tokens);
+    struct fake_device *d = fake_device_new(m, c.max_num_seqs, g->eagerness, 11);
+    struct engine_model table = fake_device_table(d);
+    if (device) {
+        *device = d;
+        m->gated = 1; /* until the test lets it go */
+    }
+    return open_on(&c, &table);
+}
+
+/* Plenty of memory, no sharing of prefixes: what all others must agree with. */
+static struct llm_engine *open_host(void)
+{
+    const struct regime plenty = {"host", 2000, 512, 64, 0, 1, 0, 0};
+    struct engine_config c = config_of(&plenty);
+    struct engine_model table = fake_model_table(fake_model_new(VOCAB, PAGE, c.n_pages, 512));
+    return open_on(&c, &table);
+}
+
+static void open_gate(struct fake_device *d)
+{
+    d->model->gated = 0;
+    sem_post(&d->model->gate);
+}
+
+static struct llm_client *connect_to(struct llm_engine *e)
+{
+    struct llm_client *c = NULL;
+    assert_int_equal(llm_client_open(e, &c, NULL), LLM_OK);
+    return c;
+}
+
+static void next_event(struct llm_client *c, struct llm_event *ev)
+{
+    for (;;) {
+        llm_status status = llm_next(c, ev);
+        if (status == LLM_OK) return;
+        assert_int_equal(status, LLM_EAGAIN);
+        assert_int_equal(llm_wait(c, 60000), LLM_OK);
+    }
+}
+
+static struct llm_stats stats_at_rest(struct llm_engine *e)
+{
+    struct llm_stats s;
+    for (int i = 0; i < 10000; i++) {
+        llm_engine_stats(e, &s);
+        if (s.n_running == 0 && s.n_waiting == 0 && s.n_blocks_used == 0) break;
+        usleep(1000);
+    }
+    return s;
+}
+
+static void expect_rest(struct llm_engine *e)
+{
+    struct llm_stats s = stats_at_rest(e);
+    assert_int_equal(s.n_running, 0);
+    assert_int_equal(s.n_waiting, 0);
+    assert_int_equal(s.n_blocks_used, 0);
+}
+
+/* ---- requests ------------------------------------------------------------------------------------------ */
+
+static uint64_t luck;
+
+static int32_t below(int32_t n)
+{
+    luck = fake_mix(luck + 0x9E3779B97F4A7C15u);
+    return (int32_t)(luck % (uint64_t)n);
+}
+
+static int chance(int32_t percent)
+{
+    return below(100) < percent;
+}
+
+/* What one request asks for, and what came of it. */
+struct ask {
+    int32_t prompt[MAX_PROMPT], n_prompt, stop_ids[2], allowed[40];
+    struct llm_request_spec spec;
+    int32_t cancel_at; /* tokens of its first output; -1: it is left alone */
+    int releases;      /* 1: it is released instead of cancelled */
+
+    struct llm_request *request;
+    int32_t got[MAX_N][MAX_OUTPUT], n_got[MAX_N];
+    enum llm_finish_reason finish[MAX_N];
+    int done;
+};
+
+/* One that the device cannot make all tokens of. */
+static void ask_for_the_host(struct ask *a)
+{
+    struct llm_sampling *p = &a->spec.sampling;
+    switch (below(5)) {
+    case 0:
+        p->logprobs = below(4);
+        break;
+    case 1:
+        p->repetition_penalty = 1.3f;
+        break;
+    case 2:
+        p->min_tokens = p->max_tokens / 2;
+        break;
+    case 3:
+        for (int32_t i = 0; i < 40; i++) a->allowed[i] = 2 * i;
+        p->allowed_token_ids = a->allowed;
+        p->n_allowed_token_ids = 40;
+        break;
+    default:
+        p->prompt_logprobs = 2;
+        break;
+    }
+}
+
+static void think_of(struct ask *a, int32_t number)
+{
+    struct llm_sampling *p = &a->spec.sampling;
+    *a = (struct ask){.n_prompt = 1 + below(MAX_PROMPT), .cancel_at = chance(20) ? below(20) : -1};
+    llm_request_spec_init(&a->spec);
+    /* One of a few beginnings, then something of its own, which may be nothing. */
+    uint64_t beginning = (uint64_t)below(5);
+    int32_t shared = chance(70) ? below(a->n_prompt + 1) : 0;
+    for (int32_t i = 0; i < a->n_prompt; i++)
+        a->prompt[i] =
+            i < shared ? (int32_t)(fake_mix(beginning * 7919 + (uint64_t)i) % VOCAB) : below(VOCAB);
+    a->releases = chance(30);
+    a->spec.prompt_ids = a->prompt;
+    a->spec.n_prompt_ids = (size_t)a->n_prompt;
+    a->spec.stream = chance(60);
+    a->spec.priority = below(3);
+    a->spec.cache_salt = chance(20) ? "salt" : NULL;
+    p->max_tokens = chance(15) ? 1 : 1 + below(MAX_OUTPUT);
+    p->n = chance(20) ? 2 + below(MAX_N - 1) : 1;
+    p->temperature = p->n == 1 && chance(40) ? 0 : 0.5f + (float)below(10) / 10;
+    p->top_k = chance(50) ? 1 + below(30) : 0;
+    p->top_p = chance(50) ? 0.7f : 1;
+    p->min_p = chance(20) ? 0.05f : 0;
+    p->has_seed = 1;
+    p->seed = (uint64_t)number;
+    p->ignore_eos = chance(80);
+    for (int32_t i = 0; i < 2; i++) a->stop_ids[i] = below(VOCAB);
+    p->stop_token_ids = a->stop_ids;
+    p->n_stop_token_ids = chance(30) ? 2 : 0;
+    if (number % 100 < 12 && chance(30)) ask_for_the_host(a); /* now and then some together */
+}
+
+static void take(struct ask *a, const struct llm_event *ev)
+{
+    assert_true(a->n_got[ev->index] + (int32_t)ev->n_tokens <= MAX_OUTPUT);
+    memcpy(a->got[ev->index] + a->n_got[ev->index], ev->tokens, sizeof(int32_t) * ev->n_tokens);
+    a->n_got[ev->index] += (int32_t)ev->n_tokens;
+    if (ev->finish != LLM_FINISH_NONE) a->finish[ev->index] = ev->finish;
+    if (ev->finish == LLM_FINISH_ERROR) fail_msg("%s", ev->error->message);
+}
+
+/* Submits them, some at a time; with `cancels`, those that are to be cancelled are. */
+static void run_all(struct llm_engine *e, struct ask *asks, int32_t n, int32_t at_once, int cancels)
+{
+    struct llm_client *c = connect_to(e);
+    int32_t submitted = 0, live = 0;
+    while (submitted < n || live) {
+        for (; submitted < n && live < at_once; submitted++, live++) {
+            asks[submitted].spec.user = &asks[submitted];
+            struct ask *a = &asks[submitted];
+            struct llm_error err;
+            if (llm_submit(c, &a->spec, &a->request, &err)) fail_msg("%s", err.message);
+            if (cancels && a->cancel_at == 0) llm_cancel(a->request);
+        }
+        struct llm_event ev;
+        next_event(c, &ev);
+        struct ask *a = ev.user;
+        take(a, &ev);
+        if (cancels && !a->spec.stream) { /* says nothing before its end: somebody else's news will do */
+            struct ask *other = &asks[below(submitted)];
+            if (other->cancel_at > 0 && !other->done) llm_cancel(other->request);
+        }
+        int stop = cancels && a->cancel_at >= 0 && a->n_got[0] >= a->cancel_at;
+        if (ev.request_done || (stop && a->releases)) {
+            a->done = 1;
+            live--;
+            llm_release(a->request);
+        } else if (stop) {
+            llm_cancel(a->request);
+        }
+    }
+    llm_client_close(c);
+}
+
+static void compare(const struct ask *want, const struct ask *got, int cancels, const char *where,
+                    int32_t number)
+{
+    for (int32_t k = 0; k < want->spec.sampling.n; k++) {
+        int cut = cancels && want->cancel_at >= 0 && got->finish[k] != want->finish[k];
+        if (cut && got->finish[k] != LLM_FINISH_ABORT && got->finish[k] != LLM_FINISH_NONE)
+            fail_msg("%s: request %d ends by %d, not %d", where, number, got->finish[k], want->finish[k]);
+        if (!cut && (got->finish[k] != want->finish[k] || got->n_got[k] != want->n_got[k]))
+            fail_msg("%s: request %d, output %d: %d tokens, end %d; on the host %d, end %d", where, number, k,
+                     got->n_got[k], got->finish[k], want->n_got[k], want->finish[k]);
+        for (int32_t i = 0; i < got->n_got[k]; i++)
+            if (i >= want->n_got[k] || got->got[k][i] != want->got[k][i])
+                fail_msg("%s: request %d, output %d, token %d is %d; on the host %d", where, number, k, i,
+                         got->got[k][i], i < want->n_got[k] ? want->got[k][i] : -1);
+    }
+}
+
+static void forget_results(struct ask *a)
+{
+    memset(a->got, 0, sizeof a->got);
+    memset(a->n_got, 0, sizeof a->n_got);
+    memset(a->finish, 0, sizeof a->finish);
+    a->done = 0;
+}
+
+static const struct regime regimes[] = {
+    {"late", 2000, 512, 64, 1, 1, 0, 0},
+    {"early", 2000, 512, 64, 1, 1, 0, 100},
+    {"now and then", 600, 64, 32, 1, 1, 0, 50},
+    {"small chunks", 600, 9, 7, 1, 1, 0, 50},
+    {"little memory", 24, 64, 24, 1, 1, 0, 30},
+    {"little memory, no cache", 24, 512, 24, 0, 0, 0, 30},
+    {"little memory, priorities", 24, 48, 16, 1, 1, 1, 0},
+    {"priorities", 40, 300, 6, 1, 0, 1, 70},
+    {"one at a time", 40, 256, 1, 1, 1, 0, 50},
+};
+
+enum { N_ASKS = 400 };
+
+static void repeat_under(const struct regime *g, const struct ask *want, int cancels)
+{
+    static struct ask got[N_ASKS];
+    memcpy(got, want, sizeof got);
+    for (int32_t i = 0; i < N_ASKS; i++) {
+        forget_results(&got[i]);
+        got[i].spec.prompt_ids = got[i].prompt;
+    }
+    struct fake_device *d;
+    struct llm_engine *e = open_device(g, &d);
+    open_gate(d);
+    run_all(e, got, N_ASKS, 20 + below(60), cancels);
+    for (int32_t i = 0; i < N_ASKS; i++) compare(&want[i], &got[i], cancels, g->name, i);
+    struct llm_stats s = stats_at_rest(e);
+    expect_rest(e);
+    assert_int_equal(s.n_finished, N_ASKS);
+    if (g->n_pages <= 28) assert_true(s.n_preemptions > 0);
+    if (g->caching) assert_true(s.n_prefix_hits > 0);
+    assert_true((uint64_t)d->n_launched > s.n_steps / 5); /* not all through the host */
+    print_message("%s: %llu steps, %d launched, %llu preemptions, %llu of %llu prompt tokens found\n",
+                  g->name, (unsigned long long)s.n_steps, d->n_launched, (unsigned long long)s.n_preemptions,
+                  (unsigned long long)s.n_prefix_hits, (unsigned long long)s.n_prefix_queries);
+    llm_engine_close(e);
+}
+
+static void random_requests(void **state)
+{
+    (void)state;
+    static struct ask want[N_ASKS];
+    luck = 5;
+    for (int32_t i = 0; i < N_ASKS; i++) think_of(&want[i], i);
+    struct llm_engine *host = open_host();
+    run_all(host, want, N_ASKS, 32, 0);
+    llm_engine_close(host);
+    for (size_t g = 0; g < sizeof regimes / sizeof *regimes; g++)
+        for (int cancels = 0; cancels < 2; cancels++) repeat_under(&regimes[g], want, cancels);
+}
+
+/* ---- sequences ----------------------------------------------------------------------------------------- */
+
+enum { TALKS = 24, TURNS = 12 };
+
+/* Several texts that grow, branch and are set back, by the same rolls of dice on every engine. */
+struct talk {
+    struct llm_sequence *text, *branch;
+    struct llm_request *request;
+    uint64_t luck;
+    int32_t turn, stop_id, before;
+    int cancels, discards;
+    int32_t out[TURNS * 64], n_out; /* what its uncancelled requests gave, and their ends */
+    int32_t turn_out;
+};
+
+static void grow(struct talk *t)
+{
+    int32_t ids[40], n = 1 + below(40);
+    size_t length;
+    llm_sequence_tokens(t->text, &length);
+    if (length > 120) assert_int_equal(llm_sequence_rewind(t->text, (size_t)below(100), NULL), LLM_OK);
+    for (int32_t i = 0; i < n; i++) ids[i] = below(VOCAB);
+    assert_int_equal(llm_sequence_append(t->text, ids, (size_t)n, NULL), LLM_OK);
+    if (!chance(30)) return;
+    struct llm_sequence *fork;
+    assert_int_equal(llm_sequence_fork(t->text, &fork, NULL), LLM_OK);
+    llm_sequence_close(t->branch);
+    t->branch = chance(50) ? fork : t->text; /* goes on with either */
+    t->text = t->branch == fork ? t->text : fork;
+}
+
+static void speak(struct llm_client *c, struct talk *t)
+{
+    uint64_t saved = luck;
+    luck = t->luck;
+    grow(t);
+    struct llm_request_spec s;
+    llm_request_spec_init(&s);
+    s.sequence = t->text;
+    s.user = t;
+    s.stream = chance(70);
+    s.discard = t->discards = chance(20);
+    s.sampling.max_tokens = chance(10) ? 0 : 1 + below(40);
+    s.sampling.temperature = chance(40) ? 0 : 1;
+    s.sampling.top_k = 20;
+    s.sampling.has_seed = 1;
+    s.sampling.seed = luck;
+    s.sampling.stop_token_ids = &t->stop_id;
+    s.sampling.n_stop_token_ids = 1;
+    s.sampling.logprobs = chance(5) ? 1 : LLM_LOGPROBS_NONE;
+    t->stop_id = below(VOCAB);
+    t->cancels = s.sampling.max_tokens > 4 && chance(20);
+    t->turn_out = t->n_out;
+    size_t n;
+    llm_sequence_tokens(t->text, &n);
+    t->before = (int32_t)n;
+    struct llm_error err;
+    if (llm_submit(c, &s, &t->request, &err)) fail_msg("%s", err.message);
+    t->luck = luck;
+    luck = saved;
+}
+
+/* Returns 1 when its last turn is over. */
+static int hear(struct llm_client *c, struct talk *t, const struct llm_event *ev)
+{
+    if (ev->finish == LLM_FINISH_ERROR) fail_msg("%s", ev->error->message);
+    for (size_t i = 0; i < ev->n_tokens; i++) t->out[t->n_out++] = ev->tokens[i];
+    if (!ev->request_done && !(t->cancels && ev->n_tokens)) return 0;
+    llm_release(t->request);
+    if (t->cancels) { /* how far it came is a matter of time */
+        assert_int_equal(llm_sequence_rewind(t->text, (size_t)t->before, NULL), LLM_OK);
+        t->n_out = t->turn_out;
+    } else {
+        size_t n;
+        const int32_t *tokens = llm_sequence_tokens(t->text, &n);
+        int32_t given = t->n_out - t->turn_out;
+        if (t->discards) assert_int_equal(n, t->before);
+        if (!t->discards) assert_true((int32_t)n == t->before + given || (int32_t)n == t->before + given - 1);
+        if ((int32_t)n > t->before)
+            assert_memory_equal(tokens + t->before, t->out + t->turn_out,
+                                sizeof *tokens * (n - (size_t)t->before));
+        t->out[t->n_out++] = -(int32_t)ev->finish;
+    }
+    if (++t->turn == TURNS) return 1;
+    speak(c, t);
+    return 0;
+}
+
+static void talk_all(struct llm_engine *e, struct talk *talks)
+{
+    struct llm_client *c = connect_to(e);
+    memset(talks, 0, sizeof *talks * TALKS);
+    for (int32_t i = 0; i < TALKS; i++) {
+        talks[i].luck = 1000 + (uint64_t)i / 2; /* two of each kind: prefixes are found */
+        assert_int_equal(llm_sequence_open(c, &talks[i].text, NULL), LLM_OK);
+        speak(c, &talks[i]);
+    }
+    for (int32_t left = TALKS; left;) {
+        struct llm_event ev;
+        next_event(c, &ev);
+        left -= hear(c, ev.user, &ev);
+    }
+    for (int32_t i = 0; i < TALKS; i++) {
+        llm_sequence_close(talks[i].text);
+        llm_sequence_close(talks[i].branch);
+    }
+    llm_client_close(c);
+}
+
+static void sequences_grow_and_branch(void **state)
+{
+    (void)state;
+    static struct talk want[TALKS], got[TALKS];
+    struct llm_engine *host = open_host();
+    talk_all(host, want);
+    llm_engine_close(host);
+    for (size_t g = 0; g < sizeof regimes / sizeof *regimes; g++) {
+        struct llm_engine *e = open_device(&regimes[g], NULL);
+        talk_all(e, got);
+        for (int32_t i = 0; i < TALKS; i++)
+            for (int32_t k = 0; k < want[i].n_out; k++)
+                if (k >= got[i].n_out || got[i].out[k] != want[i].out[k])
+                    fail_msg("%s: talk %d, token %d is not %d", regimes[g].name, i, k, want[i].out[k]);
+        expect_rest(e);
+        llm_engine_close(e);
+    }
+}
+
+/* ---- failing, closing, memory -------------------------------------------------------------------------- */
+
+static const struct regime steady = {"steady", 400, 128, 64, 1, 1, 0, 50};
+
+static struct llm_request *submit_long(struct llm_client *c, uint32_t number, int32_t max_tokens)
+{
+    int32_t prompt[60];
+    for (int32_t i = 0; i < 60; i++) prompt[i] = (int32_t)(fake_mix(number * 1000003u + (uint32_t)i) % VOCAB);
+    struct llm_request_spec s;
+    llm_request_spec_init(&s);
+    s.prompt_ids = prompt;
+    s.n_prompt_ids = 60;
+    s.stream = 1;
+    s.sampling.max_tokens = max_tokens;
+    s.sampling.ignore_eos = 1;
+    s.sampling.top_k = 20;
+    s.sampling.top_p = 0.9f;
+    s.sampling.n = 2;
+    struct llm_request *r = NULL;
+    assert_int_equal(llm_submit(c, &s, &r, NULL), LLM_OK);
+    return r;
+}
+
+/* The device breaks in its k-th call, for all small k and both calls: each request ends with the reason. */
+static void a_broken_device_ends_all(void **state)
+{
+    (void)state;
+    for (int32_t k = 0; k < 30; k++) {
+        const char *want = k % 2 ? "the fake device broke in launch" : "the fake device broke in collect";
+        struct fake_device *d;
+        struct llm_engine *e = open_device(&steady, &d);
+        *(k % 2 ? &d->fail_launch_after : &d->fail_collect_after) = k / 2;
+        struct llm_client *c = connect_to(e);
+        for (uint32_t i = 0; i < 3; i++) submit_long(c, i, 100);
+        open_gate(d);
+        for (int32_t left = 3; left;) {
+            struct llm_event ev;
+            next_event(c, &ev);
+            for (size_t i = 0; i < ev.n_tokens; i++) assert_in_range(ev.tokens[i], 0, VOCAB - 1);
+            if (ev.finish != LLM_FINISH_NONE) {
+                assert_int_equal(ev.finish, LLM_FINISH_ERROR);
+                assert_string_equal(ev.error->message, want);
+            }
+            if (!ev.request_done) continue;
+            left--;
+            llm_release(ev.request);
+        }
+        expect_rest(e);
+        llm_client_close(c);
+        llm_engine_close(e);
+    }
+}
+
+/* The client goes while steps fly, and the engine after it: the last step is not left in the air. */
+static void closing_while_a_step_flies(void **state)
+{
+    (void)state;
+    for (int32_t k = 0; k < 40; k++) {
+        int in_flight = 1;
+        struct fake_device *d;
+        struct llm_engine *e = open_device(&steady, &d);
+        d->closed_in_flight = &in_flight;
+        struct llm_client *c = connect_to(e);
+        for (uint32_t i = 0; i < 3; i++) submit_long(c, i, 150);
+        for (int32_t i = 0; i < k; i++) sem_post(&d->model->gate);
+        while (d->model->n_forward < k) usleep(100); /* it waits in a step's middle */
+        open_gate(d);
+        struct llm_event ev;
+        if (k % 2) next_event(c, &ev);
+        llm_client_close(c);
+        llm_engine_close(e);
+        assert_int_equal(in_flight, 0);
+    }
+}
+
+/* From the last submission on. */
+static void steps_allocate_nothing(void **state)
+{
+    (void)state;
+    struct fake_device *d;
+    struct llm_engine *e = open_device(&steady, &d);
+    struct llm_client *c = connect_to(e);
+    for (uint32_t i = 0; i < 16; i++) submit_long(c, i, 150);
+    open_gate(d);
+    uint64_t before = mem_count();
+    int64_t n_tokens = 0;
+    for (int left = 16; left;) {
+        struct llm_event ev;
+        next_event(c, &ev);
+        n_tokens += (int64_t)ev.n_tokens;
+        left -= ev.request_done;
+    }
+    assert_int_equal(n_tokens, 16 * 2 * 150);
+    assert_int_equal(mem_count() - before, 0);
+    llm_client_close(c);
+    llm_engine_close(e);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(random_requests),          cmocka_unit_test(sequences_grow_and_branch),
+        cmocka_unit_test(a_broken_device_ends_all), cmocka_unit_test(closing_while_a_step_flies),
+        cmocka_unit_test(steps_allocate_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
