@@ -264,7 +264,15 @@ static int do_job(lua_State *L)
         if (job->code == 0) job->result = mem_strdup(lua_tostring(L, -1));
     }
     if (job->code == 0) return 0;
-    if (lua_istable(L, -1)) lua_getfield(L, -1, "message"); /* an exit object: state.h */
+    if (lua_istable(L, -1)) { /* an exit object: state.h */
+        lua_getfield(L, -1, "exit_code");
+        if (lua_isnumber(L, -1) && lua_tonumber(L, -1) == 0) {
+            job->code = 0;
+            job->result = mem_strdup("null");
+            return 0;
+        }
+        lua_getfield(L, -2, "message");
+    }
     const char *text = lua_tostring(L, -1);
     job->failure = mem_strdup(text ? text : "the script has ended itself");
     return 0;

@@ -34,7 +34,7 @@ void llm_lua_close(struct llm_lua *lua);
  * state.
  *
  * Errors: LLM_EINVAL (does not compile: the place), LLM_EFAILED (it raised: the place and the message; it
- * asked to exit; its value cannot be JSON), LLM_ENOMEM. */
+ * asked to exit with another code than 0; its value cannot be JSON), LLM_ENOMEM. */
 llm_status llm_lua_run(struct llm_lua *lua, const char *text, size_t bytes, const char *name,
                        const char **result, struct llm_error *err);
 /* The same for a file, or the name of a bundled script ("serve"). args: what the script finds in arg[1] … and

@@ -50,7 +50,7 @@ local function start_workers(run, n)
   if server.options.unix then
     return nil, "workers share a TCP port, and a Unix socket can have one listener only: leave out one of the two"
   end
-  if not reload.program_arg[0] then return nil, "workers run the server's script again, and this one is in no file" end
+  if host then return nil, "a server in a C program has one worker: others would lack what the program gives its state" end
   local ok, message = workers.start(n, reload.program_arg, script.opened_engines(), server.port)
   if not ok then return nil, message end
   run.n_others = n - 1

@@ -120,6 +120,18 @@ target_link_libraries(fixed PRIVATE llmlua::static)
       end
     end)
 
+    it("can be moved", function()
+      local moved = directory .. "/moved"
+      must(("cp -r %s %s"):format(quote(prefix), quote(moved)))
+      local flags = must(("PKG_CONFIG_PATH=%s/lib/pkgconfig pkg-config --cflags --libs llmlua"):format(quote(moved)))
+      assert.falsy(flags:find("/prefix/", 1, true), flags)
+      local file = assert(io.open(directory .. "/version.cc", "w")) -- the headers are C++, too
+      file:write '#include <llmlua_lua.h>\n#include <cstdio>\nint main() { std::puts(llm_version()); }\n'
+      file:close()
+      assert.equal(llm.version() .. "\n", must(("cd %s && c++ -Wall -Wextra -Werror version.cc -o version %s && "
+        .. "LD_LIBRARY_PATH=%s/lib ./version"):format(quote(directory), flags:gsub("\n", " "), quote(moved))))
+    end)
+
     it("reports what scripts do wrong", function()
       local file = assert(io.open(directory .. "/wrong.c", "w"))
       file:write [[
