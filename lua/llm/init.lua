@@ -30,6 +30,7 @@ local M = {
   tool = require("llm.tools").tool,
 }
 require "llm.sequence" -- engine:sequence
+require "llm.guidance" -- seq:guided
 
 -- Opens a model: llm.engine{ model = PATH, … }. Also takes what llm.options returned. In a script that is loaded anew:
 -- the engine that is open.

@@ -234,13 +234,13 @@ end
 function Sequence:stream(params) return checked(2, start(self, {}, params, {})) end
 
 -- What may come next: a list of candidates {token, text, logprob, prob}, likeliest first, and in its fields token, text
--- and logprob the one that sampling picks. params: logprobs (how many; 10) and sampling parameters (temperature 0).
+-- and logprob the one that sampling picks, in stops whether that ends a text. params: logprobs (how many; 10) and sampling parameters (temperature 0).
 -- The sequence stays as it is: feed it the token you choose.
 function Sequence:next(params)
   local set = with({ temperature = 0, logprobs = 10 }, params or {})
   set.max_tokens = 1
   local out = complete(2, self, {}, set, { discard = true })
-  local token, list = out.token_ids[1], {}
+  local token, list = out.token_ids[1], { stops = out.finish_reason == "stop" }
   for id, entry in pairs(out.logprobs[1]) do
     local candidate = { token = id, text = entry.decoded_token, logprob = entry.logprob, prob = math.exp(entry.logprob),
                         rank = entry.rank }

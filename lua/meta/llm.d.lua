@@ -398,11 +398,18 @@ function LiveSequence:stream(params) end
 ---@field prob number
 ---@field rank integer 1: the likeliest
 
----What may come next, likeliest first; the list's fields token, text and logprob are what sampling picks. The sequence
----stays as it is.
+---What may come next, likeliest first; the list's fields token, text and logprob are what sampling picks, stops says
+---whether that ends a text. The sequence stays as it is.
 ---@param params? llm.SamplingParams logprobs: how many (10); temperature is 0 if it is not given
----@return llm.Candidate[]|{token: integer, text: string, logprob: number}
+---@return llm.Candidate[]|{token: integer, text: string, logprob: number, stops: boolean}
 function LiveSequence:next(params) end
+
+---Classifier-free guidance: each token is drawn from negative + scale * (text - negative) in log-probabilities, and
+---extends both sequences.
+---@param negative llm.Sequence another sequence of the same engine
+---@param params? {scale?: number, max_tokens?: integer, ignore_eos?: boolean, temperature?: number, top_k?: integer, top_p?: number, min_p?: number, seed?: integer}
+---@return fun(): token: integer?, text: string? # an iterator
+function LiveSequence:guided(negative, params) end
 
 ---How likely the model finds this continuation. The sequence stays as it is.
 ---@param what string|integer[]|integer

@@ -81,6 +81,11 @@ local cases = {
     for _, job in ipairs(result.jobs) do shared = shared + job.shared_tokens end
     assert.is_true(shared >= 10)
   end },
+  guidance = { { prompt = "The weather is nice, so", negative = "The weather is bad, so", scale = 3, max_tokens = 6 },
+    function(result, text)
+      assert.equal(6, #result.token_ids)
+      assert.equal(result.text, text)
+    end },
   ab_policies = { { samples = 2, max_tokens = 8, a = '{"temperature": 0}', b = '{"temperature": 1.5, "policy": "typical"}' }, function(result)
     assert.is_true(result.a.mean_logprob > result.b.mean_logprob)
     assert.equal(8, result.a.mean_tokens)
