@@ -129,7 +129,7 @@ function M.live()
     { "llm.table", require "llm.table" }, { "llm.graph", require "llm.graph" },
     { "llm.automaton", require "llm.automaton" }, { "llm.watermark", require "llm.watermark" },
     { "llm.host", require "llm.host" }, { "llm.graph.Functions", require "llm.graph.functions" },
-    { "llm.Upstreams", require("llm.upstreams").Pool },
+    { "llm.template", require "llm.template" }, { "llm.Upstreams", require("llm.upstreams").Pool },
   }
 end
 

@@ -37,6 +37,53 @@ describe("the reference", function()
     end)
   end
 
+  it("has all that a policy's file sees", function()
+    local names = {}
+    for name in pairs(classes["llm.PolicyLibrary"]) do names[#names + 1] = name end
+    support.engine():load_policy("walker", ([[
+      local llm, documented = require "llm", {}
+      for name in ("%s"):gmatch "%%S+" do
+        documented[name] = true
+        assert(llm[name] ~= nil, name .. " is documented and not there")
+      end
+      for name in pairs(llm) do assert(documented[name], name .. " is there and not documented") end
+      local policy = llm.policy "walker"
+      function policy.candidates() end]]):format(table.concat(names, " ")))
+    support.engine():remove_policy "walker"
+  end)
+
+  it("has all that a client's script sees", function()
+    llm.task.run(function()
+      local openai, engine = require "llm.openai", support.engine()
+      local opts = { allow_client_scripts = true, host = "127.0.0.1", port = 0, disable_access_log = true }
+      local server = llm.server(openai.server_options(opts))
+      openai.protect(server, opts)
+      server:post("/v1/completions", openai.completions(engine, opts))
+      assert(server:listen())
+      local reply = assert(llm.fetch(server:url() .. "/v1/completions", { method = "POST",
+        headers = { ["Content-Type"] = "application/json" }, body = llm.json.encode { script = [[
+          local names = {}
+          for name in pairs(_G) do names[#names + 1] = name end
+          for name in pairs(engine) do names[#names + 1] = "engine:" .. name end
+          return names]] } }))
+      server:close()
+      local there, missing = {}, {}
+      for _, name in ipairs(llm.json.decode(reply.body).script.result) do there[name] = true end
+      local function look(class, prefix)
+        for name in pairs(classes[class]) do
+          if not there[prefix .. name] then missing[#missing + 1] = prefix .. name end
+          there[prefix .. name] = nil
+        end
+      end
+      look("llm.ClientScript", "")
+      look("llm.ClientEngine", "engine:")
+      for name in pairs(there) do
+        if rawget(_G, name) == nil then missing[#missing + 1] = "not documented: " .. name end
+      end
+      assert.same({}, missing)
+    end)
+  end)
+
   it("walks all that llm leads to", function()
     local known = {}
     for _, entry in ipairs(reference.live()) do known[entry[2]] = true end
