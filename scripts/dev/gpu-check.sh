@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU: parity of kernels, of models with transformers, memory checks, and the benchmark table, as
-# text and, a JSON object a line, in OUT/gpu-check.json. Runs in a bundle (scripts/dev/bundle.sh --tests) or in a built
-# tree.
-# usage: scripts/dev/gpu-check.sh [--quick] [PART…]   parts: tests models sanitizer kernels bench serve; default: all
+# Everything that needs a GPU: parity of kernels, of models with transformers, a soak beside the CPU, memory checks, and
+# the benchmark table, as text and, a JSON object a line, in OUT/gpu-check.json. Runs in a bundle
+# (scripts/dev/bundle.sh --tests) or in a built tree.
+# usage: scripts/dev/gpu-check.sh [--quick] [PART…]   parts: tests models soak sanitizer kernels bench serve; default: all
 set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 out=${OUT:-.}
 quick=0
 if [ "${1:-}" = --quick ]; then quick=1; shift; fi
-parts=("$@"); [ $# -gt 0 ] || parts=(tests models sanitizer kernels bench serve)
+parts=("$@"); [ $# -gt 0 ] || parts=(tests models soak sanitizer kernels bench serve)
 
 if [ -d "$root/bin" ]; then bin=$root/bin; tests=$root/tests; gpu=$bin; bench=$bin; else
   bin=$root/build; tests=$root/tests/gpu; gpu=$bin/gpu; bench=$bin; fi
@@ -26,6 +26,8 @@ for part in "${parts[@]}"; do
     tests) for t in "$gpu"/test_cuda_*; do check "$(basename "$t")" timeout 200 "$t"; done ;;
     models) check models timeout 300 python3 "$tests/check_models.py" "$bin/llmlua" "$tests/logits.lua"
             cat "$out/models.log" ;;
+    soak) check soak timeout 120 "$bin/llmlua" "$tests/soak.lua" --config "$tests/shapes/tiny" --device cuda
+          tail -n 1 "$out/soak.log" ;;
     sanitizer)
       if command -v compute-sanitizer >/dev/null; then
         check memcheck timeout 300 compute-sanitizer --tool memcheck --error-exitcode 9 \
