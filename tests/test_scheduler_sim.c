@@ -1,8 +1,8 @@
 /* The scheduler driven by chance, without a model: a million steps and more over small worlds with random
- * arrivals, forks, cancels, priorities, pages kept between requests, and pools that are too small. The world
- * keeps what a model would keep (which token of which tenant at which position is in which slot), and each
- * sequence's next token is a function of what it finds through its pages. After every step the books are
- * checked. */
+ * arrivals, forks, cancels, priorities, tenants, victims picked by chance, pages kept between requests, and
+ * pools that are too small. The world keeps what a model would keep (which token of which tenant at which
+ * position is in which slot), and each sequence's next token is a function of what it finds through its
+ * pages. After every step the books are checked. */
 
 #include "engine/scheduler.h"
 
@@ -51,6 +51,7 @@ struct world {
     uint64_t slots[MAX_PAGES * 16]; /* tenant, position, token */
     struct actor actors[256];
     struct keeper keepers[MAX_KEEPERS];
+    uint32_t n_tenants; /* that arrivals come from; 1: nobody cares */
     uint64_t arrivals;
     int64_t step;
     uint64_t random;
@@ -59,7 +60,7 @@ struct world {
 
 static struct world w;
 static int64_t total_steps, total_finished, total_preemptions, total_copies, total_hits, total_waiting_forks;
-static int64_t total_lent, total_reused, total_shared, total_reclaimed;
+static int64_t total_choices, total_lent, total_reused, total_shared, total_reclaimed;
 
 static uint32_t chance(uint32_t n)
 {
@@ -142,6 +143,13 @@ static struct actor *birth(int32_t n_prompt, uint32_t family, int32_t salt, int3
     return a;
 }
 
+static void add(struct actor *a)
+{
+    a->s.tenant = chance(w.n_tenants);
+    a->s.weight = a->s.tenant == 2 ? 3 : 1;
+    scheduler_add(&w.scheduler, &a->s);
+}
+
 static void arrive(void)
 {
     int32_t group = chance(4) ? 1 : 1 + (int32_t)chance(6);
@@ -159,7 +167,7 @@ static void arrive(void)
         b->truth = a->truth;
     }
     a->n_forks = group - 1;
-    scheduler_add(&w.scheduler, &a->s);
+    add(a);
 }
 
 /* ---- keepers ------------------------------------------------------------------------------------------- */
@@ -216,7 +224,7 @@ static void lend(struct keeper *k)
     k->busy = 1;
     total_lent++;
     total_reused += k->holding.n_tokens > 0;
-    scheduler_add(&w.scheduler, &a->s);
+    add(a);
 }
 
 /* The actor has ended, and its pages are back: the text is now its own, or a part of it. */
@@ -323,11 +331,11 @@ static void check_plan(const struct plan *plan)
     assert_int_equal(n_items, w.scheduler.n_running);
     assert_int_equal(n_items, plan->n_items);
     /* there is progress while there is work */
-    if (w.scheduler.waiting.count > 0) assert_true(plan->n_tokens > 0);
+    if (w.scheduler.line.n_waiting > 0) assert_true(plan->n_tokens > 0);
     /* nobody was overtaken */
-    if (plan->n_admitted > 0 && w.scheduler.waiting.first)
+    if (plan->n_admitted > 0 && w.n_tenants == 1 && fairness_first(&w.scheduler.line))
         for (int32_t i = plan->n_items - plan->n_admitted; i < plan->n_items; i++)
-            assert_true(sequence_before(plan->items[i].sequence, w.scheduler.waiting.first));
+            assert_true(sequence_before(plan->items[i].sequence, fairness_first(&w.scheduler.line)));
 }
 
 /* What the model does. */
@@ -377,6 +385,7 @@ static void end(struct actor *a)
  * it is never set back. Those that run with it may still finish first. */
 static void check_patience(const struct actor *a)
 {
+    if (w.n_tenants > 1) return; /* who comes later may well go first */
     int64_t bound = (a->ahead + w.options.max_num_seqs + 2) * w.max_len;
     assert_true(w.step - a->born <= bound);
 }
@@ -431,7 +440,7 @@ static void check_books(void)
         for (int32_t k = 0; k < a->s.n_pages; k++) owners[a->s.pages[k]]++;
     }
     check_holdings(owners);
-    assert_int_equal(waiting, w.scheduler.waiting.count);
+    assert_int_equal(waiting, w.scheduler.line.n_waiting);
     for (int32_t p = 0; p < w.kv.n_pages; p++) assert_int_equal(owners[p], w.kv.pages[p].refs);
     assert_true(kv_check(&w.kv));
 }
@@ -471,6 +480,16 @@ static void one_step(uint32_t arrivals_in_32)
 
 /* ---- worlds -------------------------------------------------------------------------------------------- */
 
+static int32_t any_of(void *ud, struct sequence *const *last, int32_t n)
+{
+    (void)ud;
+    assert_true(n >= 1 && n <= SCHEDULER_CHOICE);
+    assert_true(n == 1 || last[0] != w.scheduler.running[0]);
+    for (int32_t i = 0; i < n; i++) assert_int_equal(last[i]->state, SEQUENCE_RUNNING);
+    total_choices += n > 1;
+    return (int32_t)chance((uint32_t)n + 2) - 1; /* nonsense, too */
+}
+
 static void open_world(uint64_t seed)
 {
     memset(&w, 0, sizeof w);
@@ -491,11 +510,13 @@ static void open_world(uint64_t seed)
     if (!w.options.chunked_prefill && w.options.max_num_batched_tokens < w.max_len)
         w.options.max_num_batched_tokens = w.max_len;
     assert_int_equal(scheduler_init(&w.scheduler, &w.options, &w.kv, NULL), LLM_OK);
+    w.n_tenants = 1 + (chance(2) ? chance(4) : 0);
+    if (chance(2)) w.scheduler.choose = any_of;
 }
 
 static void close_world(void)
 {
-    for (int64_t limit = w.step + 200000; w.scheduler.n_running + w.scheduler.waiting.count > 0;) {
+    for (int64_t limit = w.step + 200000; w.scheduler.n_running + w.scheduler.line.n_waiting > 0;) {
         assert_true(w.step < limit);
         one_step(0);
     }
@@ -534,12 +555,121 @@ static void a_million_random_steps(void **state)
     /* chance must have reached everything that is checked */
     assert_true(total_finished > TOTAL_STEPS / 50);
     assert_true(total_preemptions > 1000 && total_copies > 1000 && total_hits > 1000);
-    assert_true(total_waiting_forks > 100);
+    assert_true(total_waiting_forks > 100 && total_choices > 100);
     assert_true(total_lent > 1000 && total_reused > 1000 && total_shared > 1000 && total_reclaimed > 100);
+}
+
+/* ---- fairness ------------------------------------------------------------------------------------------ */
+
+/* A world for four sequences at a time, with room for all. */
+static void open_fair_world(void)
+{
+    memset(&w, 0, sizeof w);
+    uint8_t secret[PREFIX_SECRET_BYTES] = {1};
+    w.max_len = 64;
+    w.n_tenants = 1;
+    assert_int_equal(kv_pool_init(&w.kv, 64, 4, secret, NULL), LLM_OK);
+    w.options =
+        (struct scheduler_options){.chunked_prefill = 1, .max_num_seqs = 4, .max_num_batched_tokens = 32};
+    assert_int_equal(scheduler_init(&w.scheduler, &w.options, &w.kv, NULL), LLM_OK);
+}
+
+static struct actor *send_as(uint64_t tenant, float weight, int32_t n_prompt, int32_t n_output)
+{
+    w.arrivals++;
+    struct actor *a = birth(n_prompt, 0, 0, 0, 0, 1);
+    a->target = n_output;
+    a->s.tenant = tenant;
+    a->s.weight = weight;
+    scheduler_add(&w.scheduler, &a->s);
+    return a;
+}
+
+/* Tokens that a tenant's sequences have got so far, those that ended included: they stay until buried. */
+static int32_t work_of(uint64_t tenant)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < 256; i++) {
+        const struct sequence *q = &w.actors[i].s;
+        if (!w.actors[i].in_use || q->tenant != tenant) continue;
+        n += q->state == SEQUENCE_WAITING ? 0 : q->n_prompt + 2 * q->n_output;
+    }
+    return n;
+}
+
+static void step_unburied(void)
+{
+    struct plan *plan = scheduler_plan(&w.scheduler);
+    scheduler_advance(&w.scheduler);
+    scheduler_name(&w.scheduler);
+    for (int32_t i = 0; i < plan->n_items; i++) {
+        struct actor *a = (struct actor *)plan->items[i].sequence;
+        if (!plan->items[i].last) continue;
+        a->output[a->s.n_output++] = 1;
+        if (a->s.n_output == a->target) scheduler_finish(&w.scheduler, &a->s);
+    }
+    w.step++;
+}
+
+static void close_fair_world(void)
+{
+    while (w.scheduler.n_running + w.scheduler.line.n_waiting > 0) step_unburied();
+    assert_int_equal(w.kv.n_used, 0);
+    scheduler_deinit(&w.scheduler);
+    kv_pool_deinit(&w.kv);
+}
+
+static void tenants_get_their_shares(void **state)
+{
+    (void)state;
+    static const struct {
+        float weight;
+        int32_t prompt_b, output_b;
+    } cases[] = {{1, 16, 8}, {3, 16, 8}, {1, 40, 20}, {1, 8, 2}};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        open_fair_world();
+        for (int32_t i = 0; i < 100; i++) send_as(7, 1, 16, 8); /* all of A's before the first of B's */
+        for (int32_t i = 0; i < 100; i++) send_as(8, cases[c].weight, cases[c].prompt_b, cases[c].output_b);
+        int32_t enough = c == 3 ? 600 : 1000; /* neither has run dry yet */
+        while (work_of(7) + work_of(8) < enough) step_unburied();
+        double a = work_of(7), b = work_of(8) / cases[c].weight;
+        assert_true(b > 0.6 * a && a > 0.6 * b);
+        close_fair_world();
+    }
+}
+
+static void a_newcomer_does_not_wait_for_a_crowd(void **state)
+{
+    (void)state;
+    open_fair_world();
+    for (int32_t i = 0; i < 100; i++) send_as(7, 1, 16, 8);
+    for (int32_t i = 0; i < 20; i++) step_unburied();
+    struct actor *b = send_as(8, 1, 16, 8);
+    int64_t begun = w.step;
+    while (b->s.state == SEQUENCE_WAITING) step_unburied();
+    assert_true(w.step - begun <= 16); /* a seat becomes free, and it is the next */
+    close_fair_world();
+}
+
+static void one_tenant_is_served_in_order(void **state)
+{
+    (void)state;
+    open_fair_world();
+    struct actor *all[100];
+    for (int32_t i = 0; i < 100; i++) {
+        all[i] = send_as(7, 1, 1 + i * 7 % 40, 1 + i * 5 % 20);
+        if (i % 3 == 0) step_unburied();
+        for (int32_t k = 1; k <= i; k++) /* whoever runs or has run came before all who wait */
+            assert_false(all[k]->s.state != SEQUENCE_WAITING && all[k - 1]->s.state == SEQUENCE_WAITING);
+    }
+    close_fair_world();
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(a_million_random_steps)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(a_million_random_steps),
+                                       cmocka_unit_test(tenants_get_their_shares),
+                                       cmocka_unit_test(a_newcomer_does_not_wait_for_a_crowd),
+                                       cmocka_unit_test(one_tenant_is_served_in_order)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

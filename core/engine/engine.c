@@ -31,7 +31,7 @@ static void count(struct llm_engine *e)
     const struct scheduler *s = &e->scheduler;
 #define SET(field, value) atomic_store_explicit(&c->field, value, memory_order_relaxed)
     SET(n_running, s->n_running);
-    SET(n_waiting, s->waiting.count);
+    SET(n_waiting, s->line.n_waiting);
     SET(n_used, e->kv.n_used);
     SET(n_peak, s->n_used_peak);
     SET(waste, s->waste_peak);

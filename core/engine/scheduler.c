@@ -15,9 +15,11 @@ llm_status scheduler_init(struct scheduler *s, const struct scheduler_options *o
     s->running = mem_array(n, sizeof *s->running);
     s->plan.items = mem_array(n, sizeof *s->plan.items);
     s->plan.copies = mem_array(2 * n, sizeof *s->plan.copies);
-    if (s->running && s->plan.items && s->plan.copies) return LLM_OK;
-    scheduler_deinit(s);
-    return llm_fail(err, LLM_ENOMEM, "no memory for a scheduler of %zu sequences", n);
+    llm_status status = fairness_init(&s->line, err);
+    if (!s->running || !s->plan.items || !s->plan.copies)
+        status = llm_fail(err, LLM_ENOMEM, "no memory for a scheduler of %zu sequences", n);
+    if (status) scheduler_deinit(s);
+    return status;
 }
 
 void scheduler_deinit(struct scheduler *s)
@@ -25,6 +27,7 @@ void scheduler_deinit(struct scheduler *s)
     mem_free(s->running);
     mem_free(s->plan.items);
     mem_free(s->plan.copies);
+    fairness_deinit(&s->line);
     s->running = NULL;
     s->plan = (struct plan){0};
 }
@@ -97,9 +100,20 @@ static void preempt(struct scheduler *s, struct sequence *q)
     drop_pages(s, q);
     q->state = SEQUENCE_WAITING;
     q->n_preemptions++;
-    queue_insert(&s->waiting, q);
+    fairness_wait(&s->line, q);
     s->n_preemptions++;
     s->plan.n_preempted++;
+}
+
+/* Preempts one of the last that run, all of them behind the first n_safe. */
+static void preempt_behind(struct scheduler *s, int32_t n_safe)
+{
+    int32_t n = s->n_running - n_safe;
+    if (n > SCHEDULER_CHOICE) n = SCHEDULER_CHOICE;
+    if (n < 1) n = 1;
+    struct sequence *const *last = s->running + s->n_running - n;
+    int32_t i = s->choose ? s->choose(s->choose_ud, last, n) : -1;
+    preempt(s, last[i >= 0 && i < n ? i : n - 1]);
 }
 
 /* 1 if the next token goes to a page that others read too. */
@@ -212,8 +226,8 @@ void plan_close_holes(struct plan *plan)
     plan->n_items = n;
 }
 
-/* Those running sequences that decode, or those that do not. Preemption takes the last of `running`, so what
- * lies before i stays where it is. */
+/* Those running sequences that decode, or those that do not. Preemption takes what lies behind i, so what
+ * lies before i stays where it is; if nothing lies behind it, q itself. */
 static void plan_running(struct scheduler *s, int decoding)
 {
     for (int32_t i = 0; i < s->n_running; i++) {
@@ -221,8 +235,7 @@ static void plan_running(struct scheduler *s, int decoding)
         if ((sequence_length(q) - q->n_computed == 1) != decoding) continue;
         int32_t n = chunk(s, q);
         if (n == 0) continue;
-        while (q->state == SEQUENCE_RUNNING && !reserve(s, q, q->n_computed + n))
-            preempt(s, s->running[s->n_running - 1]);
+        while (q->state == SEQUENCE_RUNNING && !reserve(s, q, q->n_computed + n)) preempt_behind(s, i + 1);
         if (q->state == SEQUENCE_RUNNING) add_item(s, q, n);
     }
 }
@@ -265,7 +278,8 @@ static int admit(struct scheduler *s, struct sequence *q)
             s->n_prefix_hits += (uint64_t)q->n_cached;
         }
     }
-    queue_remove(&s->waiting, q);
+    fairness_serve(&s->line, q, q->n_computed, 0);
+    fairness_go(&s->line, q);
     start_running(s, q);
     int fits = reserve(s, q, q->n_computed + n);
     assert(fits);
@@ -281,15 +295,15 @@ static int make_way(struct scheduler *s, const struct sequence *first)
     if (!s->options.priority || s->n_running == 0) return 0;
     struct sequence *last = s->running[s->n_running - 1];
     if (last->priority <= first->priority) return 0;
-    preempt(s, last);
+    preempt_behind(s, s->n_running - 1);
     plan_close_holes(&s->plan);
     return 1;
 }
 
 static void plan_waiting(struct scheduler *s)
 {
-    while (s->waiting.first && budget_left(s) > 0) {
-        struct sequence *first = s->waiting.first;
+    struct sequence *first;
+    while (budget_left(s) > 0 && (first = fairness_first(&s->line))) {
         if (!admit(s, first) && !make_way(s, first)) break;
     }
 }
@@ -314,6 +328,7 @@ void scheduler_advance(struct scheduler *s)
         struct sequence *q = s->plan.items[i].sequence;
         int32_t first = q->n_computed / size;
         q->n_computed += s->plan.items[i].n;
+        fairness_serve(&s->line, q, q->n_computed, 1);
         for (int32_t k = first; k * size < q->n_computed; k++) {
             int32_t filled = q->n_computed - k * size;
             kv_fill(s->kv, q->pages[k], filled < size ? filled : size);
@@ -339,8 +354,10 @@ void scheduler_name(struct scheduler *s)
 
 void scheduler_add(struct scheduler *s, struct sequence *q)
 {
+    if (!(q->weight > 0)) q->weight = 1;
+    fairness_enter(&s->line, q);
     q->state = SEQUENCE_WAITING;
-    queue_insert(&s->waiting, q);
+    fairness_wait(&s->line, q);
 }
 
 void scheduler_fork(struct scheduler *s, struct sequence *parent, struct sequence *child)
@@ -352,6 +369,8 @@ void scheduler_fork(struct scheduler *s, struct sequence *parent, struct sequenc
     child->n_hashes = n_full;
     child->n_cached = parent->n_cached;
     child->group = 1;
+    child->tenant = parent->tenant;
+    child->weight = parent->weight;
     parent->group--;
     if (parent->seats == 1) {
         scheduler_add(s, child);
@@ -364,6 +383,8 @@ void scheduler_fork(struct scheduler *s, struct sequence *parent, struct sequenc
     child->n_pages = parent->n_pages;
     child->n_computed = parent->n_computed;
     child->n_named = parent->n_named;
+    child->n_served = parent->n_served;
+    fairness_enter(&s->line, child);
     parent->seats--;
     s->n_seats--;
     start_running(s, child);
@@ -371,11 +392,12 @@ void scheduler_fork(struct scheduler *s, struct sequence *parent, struct sequenc
 
 void scheduler_finish(struct scheduler *s, struct sequence *q)
 {
-    if (q->state == SEQUENCE_WAITING) queue_remove(&s->waiting, q);
+    if (q->state == SEQUENCE_WAITING) fairness_go(&s->line, q);
     take_back(s, q);
     if (q->state == SEQUENCE_RUNNING) {
         stop_running(s, q);
         return_pages(s, q);
     }
+    if (q->account) fairness_leave(&s->line, q);
     q->state = SEQUENCE_FINISHED;
 }

@@ -11,8 +11,9 @@
  * As the budget is no smaller than the number of running sequences, every running sequence advances in every
  * step; as nobody is overtaken, every waiting one runs in the end.
  *
- * Order is by arrival, or by priority and then arrival. When pages run out, idle holdings (holding.h)
- * give theirs back; then the last running sequence in this order does, and waits again (preemption): its
+ * Order is by priority, then, of those that wait, fair among tenants (fairness.h), then by arrival. When
+ * pages run out, idle holdings (holding.h) give theirs back; then the last running sequence in the order of
+ * priority and arrival does, or one of the last few that `choose` picks, and waits again (preemption): its
  * tokens are kept, their K and V are computed anew when it is admitted again, found in the prefix cache if
  * they are still there. A sequence is admitted only if all its present tokens fit beside those promised to
  * the running ones, and one page more for each running sequence, so that admission does not cause preemption
@@ -23,8 +24,8 @@
  * sequences whose last token was computed: fork, a new token, finish. A device may be a step behind: there
  * the new tokens of a step are known, and sequences finished, only after the next step was planned. */
 
+#include "engine/fairness.h"
 #include "engine/kvcache.h"
-#include "engine/queue.h"
 
 /* Tokens [start, start + n) of a sequence. last: the last of them is the sequence's last token, so its logits
  * give the next one. */
@@ -54,14 +55,20 @@ struct scheduler_options {
     int32_t max_num_batched_tokens; /* >= max_num_seqs; >= max_model_len without chunked_prefill */
     int chunked_prefill;
     int prefix_caching;
-    int priority; /* 1: sequence priorities count; 0: callers leave them 0 */
+    int priority; /* 1: a waiting sequence may preempt one whose priority is lower */
 };
+
+enum { SCHEDULER_CHOICE = 4 };
 
 struct scheduler {
     struct scheduler_options options;
-    int32_t budget;     /* tokens of the next plan: max_num_batched_tokens, or fewer */
-    struct kv_pool *kv; /* borrowed */
-    struct queue waiting;
+    /* Which of the last n running sequences is to be preempted, 0 .. n - 1; anything else: the last. Null:
+     * the last. n is 1 if there is no choice. The first running sequence is never among several. */
+    int32_t (*choose)(void *ud, struct sequence *const *last, int32_t n);
+    void *choose_ud;
+    struct fairness line;      /* who waits */
+    int32_t budget;            /* tokens of the next plan: max_num_batched_tokens, or fewer */
+    struct kv_pool *kv;        /* borrowed */
     struct idle_list idle;     /* holdings that have pages: the first to give them back */
     struct sequence **running; /* [max_num_seqs], in order */
     int32_t n_running;

@@ -28,6 +28,12 @@ struct sequence {
     int32_t index; /* within its request */
     uint64_t arrival;
 
+    /* Whom it is for, and how much a tenant's service is worth (fairness.h); weight 0: 1. */
+    uint64_t tenant;
+    float weight;
+    int32_t n_served; /* tokens that are paid for */
+    struct fair_account *account;
+
     /* Sequences that will be forked from this one when its prompt is computed, and itself; 1: none. */
     int32_t group;
     int32_t seats; /* while it runs: what it takes of max_num_seqs, for itself and forks to come */
