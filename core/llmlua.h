@@ -276,6 +276,67 @@ struct llm_policy_info {
 /* Fills up to capacity, active ones first for each name; returns how many there are. */
 size_t llm_policy_list(struct llm_engine *engine, struct llm_policy_info *out, size_t capacity);
 
+/* ---- scheduling ---------------------------------------------------------------------------------------- */
+
+enum { LLM_TENANT_BYTES = 64 };
+
+enum llm_finish_reason {
+    LLM_FINISH_NONE,
+    LLM_FINISH_STOP,
+    LLM_FINISH_LENGTH,
+    LLM_FINISH_ABORT,
+    LLM_FINISH_ERROR
+};
+
+/* A request that has come to the engine, before it waits for its turn. */
+struct llm_arrival {
+    uint64_t id; /* of the request, in this engine */
+    const int32_t *prompt;
+    const char *cache_salt; /* null: none */
+    int32_t n_prompt, n;
+    int32_t max_output; /* tokens of a sequence */
+    /* the engine at this moment */
+    int32_t n_running, n_waiting, n_blocks, n_blocks_used;
+
+    /* What may be changed. */
+    char tenant[LLM_TENANT_BYTES]; /* NUL-terminated; "": none */
+    int32_t priority;              /* lower runs sooner. The client's own under the priority policy, else 0 */
+    float weight;                  /* of the tenant's share; 1 */
+    double timeout;                /* seconds from its submission; 0: none */
+    int isolate;                   /* 0; 1: prefixes are shared within the tenant only */
+
+    int32_t refusal; /* 0; else the request fails with this number (such as an HTTP status) and the message */
+    char message[256];
+    void *own; /* null; the scheduler's, for `ended` and `preempt` */
+};
+
+/* A running sequence that may be preempted. */
+struct llm_victim {
+    uint64_t id;
+    int32_t index, priority;
+    int32_t n_prompt, n_output, n_preemptions;
+    const char *tenant;
+    void *own; /* of its request's arrival, if it came under this scheduler; else null */
+};
+
+/* Takes part in scheduling: a table of functions, all on the engine's thread, any of which may be null. What
+ * one waits for, all requests wait for. None is called for a token. */
+struct llm_scheduler {
+    void *self;
+    /* Not LLM_OK: the request is admitted as if there were no scheduler. */
+    llm_status (*arrive)(void *self, struct llm_arrival *arrival);
+    /* After an arrive, exactly once, however the request ends. n_output: tokens of all its sequences. */
+    void (*ended)(void *self, void *own, enum llm_finish_reason finish, int32_t n_output);
+    /* Which of n running sequences (1 to 4) is to wait again, as memory is short; anything else: the last. */
+    int32_t (*preempt)(void *self, const struct llm_victim *victims, int32_t n);
+    void (*close)(void *self); /* nobody uses it any more. Not on the engine's thread */
+};
+
+/* Makes this the engine's scheduler, null: none. Requests that came before end under the one they came under.
+ * The engine takes it if the call succeeds. Errors: LLM_ENOMEM. Any thread. */
+llm_status llm_scheduler_set(struct llm_engine *engine, const struct llm_scheduler *scheduler,
+                             struct llm_error *err);
+
 /* ---- requests ------------------------------------------------------------------------------------------ */
 
 enum { LLM_LOGPROBS_NONE = -2, LLM_LOGPROBS_ALL = -1 };
@@ -339,6 +400,10 @@ struct llm_request_spec {
     int32_t truncate_prompt_tokens; /* 0: no; k: keep the last k */
     int32_t priority;               /* 0; lower runs sooner, under the priority policy */
     const char *cache_salt;         /* null; prefixes are shared only among equal salts */
+    /* Null; whom the request is for. Tenants get equal shares of the engine, those without a name one
+     * together. Under LLM_TENANT_BYTES. */
+    const char *tenant;
+    double timeout; /* 0; seconds after which it fails with LLM_ECANCELED, waiting or running */
     /* Null; else the request runs on this sequence (below): the prompt, which may then be empty, follows its
      * tokens, and the output follows the prompt. discard 1: the sequence will be what it was before. */
     struct llm_sequence *sequence;
@@ -357,14 +422,6 @@ struct llm_logprob {
     int32_t token;
     int32_t rank;
     float logprob;
-};
-
-enum llm_finish_reason {
-    LLM_FINISH_NONE,
-    LLM_FINISH_STOP,
-    LLM_FINISH_LENGTH,
-    LLM_FINISH_ABORT,
-    LLM_FINISH_ERROR
 };
 
 /* What happened to one sequence of a request since its last event. Pointers live until the next llm_next on
@@ -390,6 +447,7 @@ struct llm_event {
     const char *stop_string;                 /* if stopped_by_string */
     int request_done;                        /* 1: the request's last event */
     const struct llm_error *error;           /* with FINISH_ERROR */
+    int32_t refusal;                         /* with it, if the scheduler refused it: the number it gave */
     const char *error_details;               /* with it, if a policy failed and has more to say; or null */
 };
 

@@ -75,6 +75,16 @@ static llm_status enter_queue(struct llm_engine *e, struct llm_error *err)
     return llm_fail(err, LLM_EFULL, "%d requests wait already (max_num_queued_reqs); try again later", n);
 }
 
+static llm_status check_scheduling(const struct llm_request_spec *spec, struct llm_error *err)
+{
+    if (spec->tenant && strlen(spec->tenant) >= LLM_TENANT_BYTES)
+        return llm_fail(err, LLM_EINVAL, "tenant has %zu bytes; it must have at most %d",
+                        strlen(spec->tenant), LLM_TENANT_BYTES - 1);
+    if (!(spec->timeout >= 0 && spec->timeout < 1e9))
+        return llm_fail(err, LLM_EINVAL, "timeout is %g; it must be from 0 to 1e9 seconds", spec->timeout);
+    return LLM_OK;
+}
+
 llm_status llm_submit(struct llm_client *c, const struct llm_request_spec *spec, struct llm_request **out,
                       struct llm_error *err)
 {
@@ -84,7 +94,8 @@ llm_status llm_submit(struct llm_client *c, const struct llm_request_spec *spec,
     llm_status status = enter_queue(e, err);
     if (status) return status;
     struct llm_request *r = NULL;
-    if (spec->sequence) status = sequence_check(spec->sequence, c, err);
+    status = check_scheduling(spec, err);
+    if (!status && spec->sequence) status = sequence_check(spec->sequence, c, err);
     if (!status) status = request_create(spec, &e->limits, &r, err);
     if (!status) status = policy_chain_open(&e->policies, spec, &r->chain, err);
     if (!status && spec->sequence) status = sequence_begin(spec->sequence, r, err);
@@ -101,6 +112,8 @@ llm_status llm_submit(struct llm_client *c, const struct llm_request_spec *spec,
     r->seed = r->sampling.has_seed ? r->sampling.seed : mix(e->config.seed ^ mix(number));
     for (int32_t i = 0; i < r->n; i++) r->outputs[i].sequence.arrival = number;
     r->t_submitted = clock_ns();
+    if (spec->tenant) memcpy(r->tenant, spec->tenant, strlen(spec->tenant) + 1);
+    if (spec->timeout > 0) r->deadline = r->t_submitted + (int64_t)(spec->timeout * 1e9);
     r->next_of_client = c->requests;
     if (r->next_of_client) r->next_of_client->previous_of_client = r;
     c->requests = r;
@@ -249,6 +262,11 @@ static void fill_event(struct output *o, uint64_t news, struct llm_event *out)
     out->stop_string = o->stop_string;
     out->request_done = ++r->n_done == r->n;
     if (o->finish != LLM_FINISH_ERROR) return;
+    if (r->error.status) {
+        out->error = &r->error;
+        out->refusal = r->refusal;
+        return;
+    }
     int by_policy = r->chain && r->chain->error.status;
     out->error = by_policy ? &r->chain->error : &r->engine->error;
     if (by_policy) out->error_details = r->chain->details;

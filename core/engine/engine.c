@@ -86,6 +86,7 @@ static void settle(struct llm_engine *e, struct output *o, enum llm_finish_reaso
     if (!o->stopped_by_string) o->text_end = NEWS_ALL_TEXT; /* what was held back is text after all */
     atomic_fetch_add_explicit(&r->n_preemptions, o->sequence.n_preemptions, memory_order_relaxed);
     if (--r->n_live > 0) return;
+    admission_end(e, r, reason);
     left_queue(e, r);
     atomic_store_explicit(&r->t_finished, clock_ns(), memory_order_relaxed);
     if (r->previous)
@@ -117,6 +118,11 @@ static void finish_all(struct llm_engine *e, enum llm_finish_reason reason)
 void engine_abort(struct llm_engine *e, struct llm_request *r)
 {
     finish_request(e, r, LLM_FINISH_ABORT);
+}
+
+void engine_refuse(struct llm_engine *e, struct llm_request *r)
+{
+    finish_request(e, r, LLM_FINISH_ERROR);
 }
 
 static void fail(struct llm_engine *e, const struct llm_error *err)
@@ -151,10 +157,9 @@ static void take_request(struct llm_engine *e, struct llm_request *r)
         finish_request(e, r, LLM_FINISH_ERROR);
         return;
     }
-    struct block_hash root = prefix_root(&e->kv.index, r->cache_salt, r->salt_bytes);
-    for (int32_t i = 0; i < r->n; i++) {
-        r->outputs[i].sequence.root = root;
-        if (!e->config.priority) r->outputs[i].sequence.priority = 0;
+    if (admission_arrive(e, r)) {
+        finish_request(e, r, LLM_FINISH_ERROR);
+        return;
     }
     scheduler_add(&e->scheduler, &r->outputs[0].sequence);
 }
@@ -184,6 +189,7 @@ static void drain(struct llm_engine *e)
         take_letter(e, (struct letter *)m);
     }
     e->kv.now = e->now;
+    admission_look(e);
     page_map_draw(e);
     if (atomic_exchange_explicit(&e->forget, 0, memory_order_acquire)) kv_forget(&e->kv);
     if (!atomic_exchange_explicit(&e->cancels, 0, memory_order_acquire)) return;
@@ -496,6 +502,7 @@ static void destroy(struct llm_engine *e)
     scheduler_deinit(&e->scheduler);
     batch_deinit(&e->batch);
     policy_book_deinit(&e->policies);
+    admission_deinit(&e->admission);
     policy_desk_deinit(&e->desk);
     for (int32_t i = 0; e->samplers && i < e->model.n_workers; i++) sampler_deinit(&e->samplers[i]);
     for (int32_t i = 0; i < 2; i++) mem_free(e->steps[i].rows);
@@ -568,6 +575,7 @@ llm_status engine_start(const struct engine_config *config, const struct engine_
     if (!e->model.run) e->model.n_workers = 1;
     e->inbox.fd = -1;
     policy_book_init(&e->policies);
+    admission_init(&e->admission);
     e->limits = (struct request_limits){.vocab_size = model->vocab_size,
                                         .max_model_len = config->max_model_len,
                                         .block_size = config->block_size,

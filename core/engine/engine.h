@@ -7,6 +7,7 @@
  * Below it is a model, seen through a table of functions, so that tests can put another one there. */
 
 #include "base/pool.h"
+#include "engine/admission.h"
 #include "engine/batch.h"
 #include "engine/pace.h"
 #include "engine/policy_sample.h"
@@ -103,6 +104,7 @@ struct llm_engine {
     _Atomic int32_t n_queued; /* submitted, not scheduled yet */
     struct engine_counters counters;
     struct policy_book policies;
+    struct admission admission; /* partly the engine's thread's */
 
     /* the engine's thread's */
     struct kv_pool kv;
@@ -133,8 +135,9 @@ llm_status engine_start(const struct engine_config *config, const struct engine_
 llm_status decoder_model_open(const struct llm_engine_options *options, struct engine_config *config,
                               struct llm_model_info *info, struct engine_model *out, struct llm_error *err);
 
-/* The engine's thread, between steps: ends a request as a cancelled one. */
+/* The engine's thread, between steps: ends a request, as a cancelled one; or with r->error. */
 void engine_abort(struct llm_engine *e, struct llm_request *r);
+void engine_refuse(struct llm_engine *e, struct llm_request *r);
 
 /* Draws e->map if it is wanted. */
 void page_map_draw(struct llm_engine *e);

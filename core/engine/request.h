@@ -104,11 +104,13 @@ struct llm_request {
     const char *cache_salt; /* null: none */
     size_t salt_bytes;
     int32_t n_logprobs, n_prompt_logprobs; /* entries a row; 0: not asked for */
-    int32_t score_start;        /* prompt_logprobs has a row for each token of the prompt from here */
-    struct handle *handle;      /* of the sequence it runs on (handle.h); null: none */
-    int32_t n_agreed;           /* tokens of the prompt that the handle's are, if it has as many */
-    int discard;                /* 1: the sequence will be what it was */
-    int64_t t_submitted;        /* ns */
+    int32_t score_start;   /* prompt_logprobs has a row for each token of the prompt from here */
+    struct handle *handle; /* of the sequence it runs on (handle.h); null: none */
+    int32_t n_agreed;      /* tokens of the prompt that the handle's are, if it has as many */
+    int discard;           /* 1: the sequence will be what it was */
+    int64_t t_submitted;   /* ns */
+    int64_t deadline;      /* ns; 0: none. The engine's from when it has come */
+    char tenant[LLM_TENANT_BYTES];
     struct policy_chain *chain; /* null: no policies. Its runs and error are the engine's */
 
     struct letter letter; /* to the engine, once */
@@ -117,6 +119,10 @@ struct llm_request {
     /* the engine's; atomic as llm_request_info looks at them any time */
     struct llm_request *next, *previous; /* all that the engine has */
     int32_t n_live;                      /* outputs not finished */
+    struct hooks *hooks;                 /* it came under; null: none */
+    void *own;                           /* theirs */
+    struct llm_error error;              /* why it ends, if status is not 0; published with the end */
+    int32_t refusal;
     int scheduled;
     _Atomic int32_t n_cached, n_preemptions;
     _Atomic int64_t t_scheduled, t_first_token, t_finished; /* ns, 0: not yet */
