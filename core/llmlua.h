@@ -403,7 +403,7 @@ struct llm_request_spec {
     /* Null; whom the request is for. Tenants get equal shares of the engine, those without a name one
      * together. Under LLM_TENANT_BYTES. */
     const char *tenant;
-    double timeout; /* 0; seconds after which it fails with LLM_ECANCELED, waiting or running */
+    float timeout; /* 0; seconds after which it fails with LLM_ECANCELED, waiting or running */
     /* Null; else the request runs on this sequence (below): the prompt, which may then be empty, follows its
      * tokens, and the output follows the prompt. discard 1: the sequence will be what it was before. */
     struct llm_sequence *sequence;

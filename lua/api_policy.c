@@ -16,7 +16,8 @@ static uint64_t check_ns(lua_State *L, int arg)
     return seconds > 0 && seconds < 1e9 ? (uint64_t)ceil(seconds * 1e9) : 0;
 }
 
-/* engine:policy_load(chunk_name, text, load, soft, hard) -> name, generation | nil, message, code, details.
+/* engine:policy_load(chunk_name, text, load, soft, hard) -> name, generation | nil, message, code, details;
+ * of a scheduler, which is now the engine's, the name only.
  * Limits in seconds, 0: none: of the load, and of a hook (logged beyond the first, ended beyond the second).
  * details: the traceback of an error in the file. [-0, +2|4, e] */
 static int policy_load(lua_State *L)
@@ -27,12 +28,15 @@ static int policy_load(lua_State *L)
     const struct policy_limits limits = {check_ns(L, 4), check_ns(L, 5), check_ns(L, 6)};
     struct llm_error err = {LLM_OK, ""};
     struct llm_policy table;
+    struct llm_scheduler scheduler;
     char details[4096] = "";
     int32_t generation = 0;
-    if (policy_host_load(e->engine, chunk_name, text, bytes, &limits, &table, details, sizeof details,
-                         &err) == LLM_OK) {
+    if (policy_host_load(e->engine, chunk_name, text, bytes, &limits, &table, &scheduler, details,
+                         sizeof details, &err) == LLM_OK) {
         lua_pushstring(L, table.name);
-        if (llm_policy_add(e->engine, &table, &generation, &err) == LLM_OK) {
+        if (scheduler.self) {
+            if (llm_scheduler_set(e->engine, &scheduler, &err) == LLM_OK) return 1;
+        } else if (llm_policy_add(e->engine, &table, &generation, &err) == LLM_OK) {
             lua_pushinteger(L, generation);
             return 2;
         }
@@ -61,6 +65,15 @@ static int policy_remove(lua_State *L)
     struct llm_error err = {LLM_OK, ""};
     if (llm_policy_remove(api_check_engine(L, 1)->engine, luaL_checkstring(L, 2), &err) != LLM_OK)
         return api_fail(L, &err);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* engine:scheduler_remove() -> true | nil, message, code. [-0, +1|3, e] */
+static int scheduler_remove(lua_State *L)
+{
+    struct llm_error err = {LLM_OK, ""};
+    if (llm_scheduler_set(api_check_engine(L, 1)->engine, NULL, &err) != LLM_OK) return api_fail(L, &err);
     lua_pushboolean(L, 1);
     return 1;
 }
@@ -165,9 +178,13 @@ llm_status api_read_policies(lua_State *L, int index, const struct llm_policy_us
 
 void api_open_policy(lua_State *L)
 {
-    static const luaL_Reg methods[] = {{"policy_load", policy_load},     {"policy_rollback", policy_rollback},
-                                       {"policy_remove", policy_remove}, {"policies", policy_list},
-                                       {"has_policy", policy_has},       {NULL, NULL}};
+    static const luaL_Reg methods[] = {{"policy_load", policy_load},
+                                       {"policy_rollback", policy_rollback},
+                                       {"policy_remove", policy_remove},
+                                       {"policies", policy_list},
+                                       {"has_policy", policy_has},
+                                       {"scheduler_remove", scheduler_remove},
+                                       {NULL, NULL}};
     luaL_getmetatable(L, API_ENGINE);
     lua_getfield(L, -1, "__index");
     luaL_register(L, NULL, methods);

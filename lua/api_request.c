@@ -39,6 +39,8 @@ static const struct api_field spec_fields[] = {
     SPEC(truncate_prompt_tokens, API_INT32),
     SPEC(priority, API_INT32),
     SPEC(cache_salt, API_STRING),
+    SPEC(tenant, API_STRING),
+    SPEC(timeout, API_FLOAT),
     SPEC(stream, API_BOOL),
     SPEC(discard, API_BOOL),
     SPEC(prompt_logprobs_start, API_INT32),
@@ -72,7 +74,7 @@ static llm_status read_spec(lua_State *L, struct llm_request_spec *spec, struct 
 
 /* engine:submit(prompt, params, options) -> request | nil, message, code. prompt: text or list of ids;
  * params: sampling parameters or nil; options: {stream, add_special_tokens, truncate_prompt_tokens, priority,
- * cache_salt, sequence, discard, prompt_logprobs_start} or nil. [-0, +1|3, e] */
+ * cache_salt, tenant, timeout, sequence, discard, prompt_logprobs_start} or nil. [-0, +1|3, e] */
 static int engine_submit(lua_State *L)
 {
     struct api_engine *e = api_check_engine(L, 1);
@@ -242,6 +244,10 @@ static void push_finish(lua_State *L, const struct llm_event *event)
         if (event->error) {
             lua_pushstring(L, api_status_name(event->error->status));
             lua_setfield(L, -2, "error_code");
+        }
+        if (event->refusal) {
+            lua_pushinteger(L, event->refusal);
+            lua_setfield(L, -2, "refusal");
         }
         lua_pushstring(L, event->error_details); /* null: nil */
         lua_setfield(L, -2, "error_details");

@@ -207,6 +207,66 @@ static llm_status host_candidates(void *self, struct llm_policy_run *run, const 
     return status;
 }
 
+/* ---- a scheduler's ------------------------------------------------------------------------------------- */
+
+/* Its functions are where those of a policy are. */
+enum { PREEMPT = CANDIDATES, ARRIVE = BEGIN, ENDED = FINISH };
+
+/* Nobody's request fails for it, so it has to be said: the first time, the second, the fourth … */
+static void log_failure(const struct policy_host *h)
+{
+    uint64_t n = atomic_load_explicit(&h->account->errors, memory_order_relaxed);
+    if ((n & (n - 1)) == 0) fprintf(stderr, "llmlua: scheduler %s: %s\n", h->name, h->details);
+}
+
+static llm_status host_arrive(void *self, struct llm_arrival *arrival)
+{
+    struct policy_host *h = self;
+    struct llm_error err;
+    llm_status status = settle_in(h, &err);
+    if (status) return status;
+    lua_pushvalue(h->L, ARRIVE);
+    lua_pushlightuserdata(h->L, arrival);
+    status = call(h, 1, 1, LLM_EFAILED, &err);
+    if (status) {
+        log_failure(h);
+        return status;
+    }
+    arrival->own = (void *)(intptr_t)lua_tointeger(h->L, -1);
+    lua_settop(h->L, N_SLOTS);
+    return LLM_OK;
+}
+
+static void host_ended(void *self, void *own, enum llm_finish_reason finish, int32_t n_output)
+{
+    struct policy_host *h = self;
+    struct llm_error err;
+    lua_pushvalue(h->L, ENDED);
+    lua_pushinteger(h->L, (int)(intptr_t)own);
+    lua_pushinteger(h->L, (int)finish);
+    lua_pushinteger(h->L, n_output);
+    if (call(h, 3, 0, LLM_EFAILED, &err)) log_failure(h);
+}
+
+static int32_t host_preempt(void *self, const struct llm_victim *victims, int32_t n)
+{
+    struct policy_host *h = self;
+    struct llm_error err;
+    if (settle_in(h, &err)) return -1;
+    lua_pushvalue(h->L, PREEMPT);
+    lua_pushlightuserdata(h->L, (void *)victims);
+    lua_pushinteger(h->L, n);
+    if (call(h, 2, 1, LLM_EFAILED, &err)) {
+        log_failure(h);
+        return -1;
+    }
+    int32_t choice = (int32_t)lua_tointeger(h->L, -1) - 1;
+    lua_settop(h->L, N_SLOTS);
+    return choice;
+}
+
+/* ---- arguments, and the end ---------------------------------------------------------------------------- */
+
 static llm_status host_prepare(void *self, const char *args, size_t bytes, struct llm_policy_args *out,
                                struct llm_error *err)
 {
@@ -264,7 +324,9 @@ static void push_seam(lua_State *L, struct policy_host *h, struct llm_engine *en
                  {"llm_policy_run", sizeof(struct llm_policy_run)},
                  {"policy_row", sizeof(struct policy_row)},
                  {"policy_best", sizeof(struct policy_best)},
-                 {"policy_sequence", sizeof(struct policy_sequence)}};
+                 {"policy_sequence", sizeof(struct policy_sequence)},
+                 {"llm_arrival", sizeof(struct llm_arrival)},
+                 {"llm_victim", sizeof(struct llm_victim)}};
     double (*draw_function)(struct policy_sequence *) = draw;
     void *draw_address;
     memcpy(&draw_address, &draw_function, sizeof draw_address); /* ISO C has no cast for it */
@@ -331,7 +393,7 @@ static llm_status read_graph(struct policy_host *h, struct llm_error *err)
 
 /* The description on top of the stack, popped. */
 static llm_status describe(struct policy_host *h, const struct llm_engine *engine, struct llm_policy *out,
-                           struct llm_error *err)
+                           struct llm_scheduler *scheduler, struct llm_error *err)
 {
     lua_State *L = h->L;
     llm_status status = read_graph(h, err);
@@ -340,6 +402,15 @@ static llm_status describe(struct policy_host *h, const struct llm_engine *engin
     lua_getfield(L, -1, "params");
     if (!status) status = policy_params_read(L, h->graph, info.vocab_size, &h->params, err);
     lua_pop(L, 1);
+    lua_getfield(L, -1, "scheduler");
+    int schedules = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    if (schedules)
+        *scheduler = (struct llm_scheduler){.self = h,
+                                            .arrive = host_arrive,
+                                            .ended = lua_isnil(L, ENDED) ? NULL : host_ended,
+                                            .preempt = lua_isnil(L, PREEMPT) ? NULL : host_preempt,
+                                            .close = host_close};
     lua_getfield(L, -1, "name");
     snprintf(h->name, sizeof h->name, "%s", lua_tostring(L, -1));
     lua_getfield(L, -2, "ignore_errors");
@@ -362,9 +433,11 @@ static llm_status describe(struct policy_host *h, const struct llm_engine *engin
 }
 
 llm_status policy_host_load(struct llm_engine *engine, const char *chunk_name, const char *text, size_t bytes,
-                            const struct policy_limits *limits, struct llm_policy *out, char *details,
-                            size_t room, struct llm_error *err)
+                            const struct policy_limits *limits, struct llm_policy *out,
+                            struct llm_scheduler *scheduler, char *details, size_t room,
+                            struct llm_error *err)
 {
+    *scheduler = (struct llm_scheduler){0};
     if (find_watch(err)) return err->status;
     struct policy_host *h = mem_zalloc(sizeof *h);
     if (!h) return llm_fail(err, LLM_ENOMEM, "no memory for a policy");
@@ -382,7 +455,7 @@ llm_status policy_host_load(struct llm_engine *engine, const char *chunk_name, c
     lua_pushcfunction(h->L, run_load);
     lua_pushlightuserdata(h->L, &load);
     llm_status status = call(h, 1, N_SLOTS, LLM_EINVAL, err);
-    if (!status) status = describe(h, engine, out, err);
+    if (!status) status = describe(h, engine, out, scheduler, err);
     h->loaded = 1;
     h->account = NULL; /* hooks have one of their own, in the engine's thread */
     if (!status) return LLM_OK;

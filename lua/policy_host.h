@@ -33,11 +33,13 @@ struct policy_limits {
     uint64_t soft_ns, hard_ns; /* a hook: logged beyond the first, ended beyond the second */
 };
 
-/* Runs the file's text (chunk_name as for luaL_loadbuffer: "@file"), checks and tests what it registers.
- * *out has a name that lives as long as the policy. After a failure of the script details [room] has its
- * traceback. Errors: LLM_EINVAL (the script's: file, line, what), LLM_ENOMEM. */
+/* Runs the file's text (chunk_name as for luaL_loadbuffer: "@file"), checks and tests what it registers: a
+ * policy, or a scheduler, which fills *scheduler too; else its functions are null. *out has a name that lives
+ * as long as the policy. After a failure of the script details [room] has its traceback. Errors: LLM_EINVAL
+ * (the script's: file, line, what), LLM_ENOMEM. */
 llm_status policy_host_load(struct llm_engine *engine, const char *chunk_name, const char *text, size_t bytes,
-                            const struct policy_limits *limits, struct llm_policy *out, char *details,
-                            size_t room, struct llm_error *err);
+                            const struct policy_limits *limits, struct llm_policy *out,
+                            struct llm_scheduler *scheduler, char *details, size_t room,
+                            struct llm_error *err);
 
 #endif

@@ -42,7 +42,7 @@ static void open_gate(void)
     sem_post(&fake->gate);
 }
 
-static struct llm_request *submit(struct llm_client *c, uint32_t seed, const char *tenant, double timeout,
+static struct llm_request *submit(struct llm_client *c, uint32_t seed, const char *tenant, float timeout,
                                   int32_t max_tokens)
 {
     int32_t ids[PROMPT];
@@ -126,7 +126,7 @@ static void wrong_tenants_and_timeouts_are_refused(void **state)
     memset(name, 'x', LLM_TENANT_BYTES);
     const struct {
         const char *tenant;
-        double timeout;
+        float timeout;
     } wrong[] = {{name, 0}, {NULL, -1}, {NULL, 0.0 / 0.0}, {NULL, 1e12}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct llm_request_spec s;

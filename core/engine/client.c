@@ -81,7 +81,8 @@ static llm_status check_scheduling(const struct llm_request_spec *spec, struct l
         return llm_fail(err, LLM_EINVAL, "tenant has %zu bytes; it must have at most %d",
                         strlen(spec->tenant), LLM_TENANT_BYTES - 1);
     if (!(spec->timeout >= 0 && spec->timeout < 1e9))
-        return llm_fail(err, LLM_EINVAL, "timeout is %g; it must be from 0 to 1e9 seconds", spec->timeout);
+        return llm_fail(err, LLM_EINVAL, "timeout is %g; it must be from 0 to 1e9 seconds",
+                        (double)spec->timeout);
     return LLM_OK;
 }
 
@@ -113,7 +114,7 @@ llm_status llm_submit(struct llm_client *c, const struct llm_request_spec *spec,
     for (int32_t i = 0; i < r->n; i++) r->outputs[i].sequence.arrival = number;
     r->t_submitted = clock_ns();
     if (spec->tenant) memcpy(r->tenant, spec->tenant, strlen(spec->tenant) + 1);
-    if (spec->timeout > 0) r->deadline = r->t_submitted + (int64_t)(spec->timeout * 1e9);
+    if (spec->timeout > 0) r->deadline = r->t_submitted + (int64_t)((double)spec->timeout * 1e9);
     r->next_of_client = c->requests;
     if (r->next_of_client) r->next_of_client->previous_of_client = r;
     c->requests = r;

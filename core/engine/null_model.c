@@ -9,7 +9,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { N_WORDS = 64, N_BYTES = 256, NULL_MAX_LEN = 16384, JSON_BYTES = 16384 };
+enum { N_WORDS = 64, N_BYTES = 256, NULL_MAX_LEN = 16384, JSON_BYTES = 16384, KV_BYTES_PER_TOKEN = 512 };
 
 struct null_model {
     struct tokenizer *tokenizer; /* null: skip_tokenizer_init */
@@ -188,7 +188,8 @@ static llm_status open_model(struct null_model *m, const struct llm_engine_optio
     if (!status) status = settings_limits(options, NULL_MAX_LEN, 0, config, err);
     /* A page stands for what it would hold of a small model, so that kv_cache_memory means something. */
     if (!status)
-        status = settings_pages(options, (size_t)config->block_size * 512, memory_available(), config, err);
+        status = settings_pages(options, (size_t)config->block_size * KV_BYTES_PER_TOKEN, memory_available(),
+                                config, err);
     return status;
 }
 
@@ -212,6 +213,7 @@ llm_status null_model_open(const struct llm_engine_options *options, struct engi
                                     .max_model_len = config->max_model_len,
                                     .block_size = config->block_size,
                                     .n_blocks = config->n_pages,
+                                    .kv_bytes_per_token = KV_BYTES_PER_TOKEN,
                                     .backend = "null",
                                     .isa = "none",
                                     .threads = 1,

@@ -15,23 +15,27 @@ local function equal(a, b)
 end
 M.equal = equal
 
--- Is it one of the keys? All are compared, whichever fits.
-local function is_known(keys, given)
-  local found = false
+-- The key that fits, nil if none does. All are compared, whichever it is.
+local function known(keys, given)
+  local found
   for _, key in ipairs(keys) do
-    if equal(given, key) then found = true end
+    if equal(given, key) then found = key end
   end
   return found
 end
 
--- The keys in a file: one a line; empty lines and those that begin with # do not count. Or nil and a message.
+-- The keys in a file: one a line, after it, if it has one, the name of the tenant whose key it is; empty lines and those
+-- that begin with # do not count. The list also has {key = tenant}, as `tenants`. Or nil and a message.
 function M.read_keys(path)
   local file, message = io.open(path, "rb")
   if not file then return nil, "cannot read the API keys: " .. message end
-  local keys = {}
+  local keys = { tenants = {} }
   for line in file:lines() do
-    local key = line:match "^%s*(.-)%s*$"
-    if key ~= "" and key:sub(1, 1) ~= "#" then keys[#keys + 1] = key end
+    local key, tenant = line:match "^%s*(%S*)%s*(.-)%s*$"
+    if key ~= "" and key:sub(1, 1) ~= "#" then
+      keys[#keys + 1] = key
+      if tenant ~= "" then keys.tenants[key] = tenant end
+    end
   end
   file:close()
   if #keys == 0 then return nil, ("there is no API key in %s"):format(path) end
@@ -45,12 +49,15 @@ local function key_of(req)
   return key or req:header "x-api-key" or ""
 end
 
--- A layer that lets nobody in without a key. options: keys (a list), open: set of paths that need none. The path is
+-- A layer that lets nobody in without a key, and notes whose it is in req.ctx.tenant. options: keys (a list), tenants
+-- ({key = name}), open: set of paths that need none. The path is
 -- the one the router goes by, so that no other spelling of it gets around.
 function M.layer(options)
   local keys, open = options.keys, options.open or { ["/health"] = true, ["/ping"] = true }
   return function(req, res, next_layer)
-    if not open[req.path] and not is_known(keys, key_of(req)) then
+    local key = known(keys, key_of(req))
+    req.ctx.tenant = key and options.tenants and options.tenants[key]
+    if not key and not open[req.path] then
       http.error(401, key_of(req) == "" and "this server needs an API key: send the header Authorization: Bearer KEY"
         or "the API key is not valid", { type = "AuthenticationError", headers = { ["WWW-Authenticate"] = "Bearer" } })
     end

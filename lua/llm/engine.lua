@@ -186,6 +186,18 @@ function Engine:remove_policy(name)
   if not ok then error(message, 2) end
 end
 
+-- Loads the engine's scheduler: the path of a file, or a name for messages and its Lua text. Requests that come from now
+-- on go by it; one is there at a time. Raises if it does not load: then the one before goes on.
+function Engine:load_scheduler(source, text, options)
+  local before = policies.n_schedulers(self)
+  local name, generation = self:load_policy(source, text, options)
+  if policies.n_schedulers(self) == before then error(("%s makes a policy, not a scheduler"):format(source), 2) end
+  return name, generation
+end
+
+-- Requests are scheduled without a script again.
+function Engine:remove_scheduler() handle_of(self):scheduler_remove() end
+
 -- What is loaded: a list of {name, generation, active, n_users, n_requests, n_calls, n_failures, seconds}.
 function Engine:policies() return handle_of(self):policies() end
 
@@ -461,7 +473,8 @@ function Stream:poll()
     self.engine.inboxes[self.request], self.taken = {}, 0
   end
   if event.error then
-    self.failed, self.failure = true, { message = event.error, code = event.error_code, details = event.error_details }
+    self.failed, self.failure = true, { message = event.error, code = event.error_code, details = event.error_details,
+                                      refusal = event.refusal }
     self:close()
     error(failure_text(event), 2)
   end

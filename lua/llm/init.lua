@@ -63,6 +63,12 @@ function M.policy()
     .. "or give its text: engine:load_policy(\"name\", text)", 2)
 end
 
+-- Makes a scheduler, in a file of its own, as a policy.
+function M.scheduler()
+  error("a scheduler is made in a file of its own: load it with engine:load_scheduler(\"NAME.lua\"), or give its text: "
+    .. "engine:load_scheduler(\"name\", text)", 2)
+end
+
 -- The number of this worker (1 without --workers), and how many there are once the server runs.
 function M.worker() return workers.me() end
 

@@ -56,8 +56,9 @@ function M.policies(engine, opts)
         must(policies.load_named(engine, source))
       end
     end
+    if opts.scheduler then must(policies.reload_file(engine, opts.scheduler)) end
     for _, directory in ipairs(opts.policy_dir or {}) do must(policies.add_directory(engine, directory)) end
-    if opts.policy or opts.policy_dir then policies.watch(engine) end
+    if opts.policy or opts.policy_dir or opts.scheduler then policies.watch(engine) end
   else
     for _, directory in ipairs(opts.policy_dir or {}) do policies.know_directory(engine, directory) end
   end
@@ -74,7 +75,7 @@ function M.server_options(opts)
 end
 
 local function keys_of(opts)
-  local keys = {}
+  local keys = { tenants = {} }
   for _, key in ipairs(opts.api_key or {}) do
     if key == "" then error("an API key is empty", 0) end
     keys[#keys + 1] = key
@@ -83,6 +84,7 @@ local function keys_of(opts)
     local more, message = auth.read_keys(opts.api_key_file)
     if not more then error(message, 0) end
     for _, key in ipairs(more) do keys[#keys + 1] = key end
+    keys.tenants = more.tenants
   end
   return keys
 end
@@ -132,7 +134,7 @@ function M.protect(server, opts)
   if opts.enable_request_id_headers ~= false then server:use(request_id_layer) end
   server:use(cors.layer { origins = origins_of(opts.allowed_origins) })
   local keys = keys_of(opts)
-  if #keys > 0 then server:use(auth.layer { keys = keys, open = open_paths() }) end
+  if #keys > 0 then server:use(auth.layer { keys = keys, tenants = keys.tenants, open = open_paths() }) end
   if opts.request_timeout and opts.request_timeout > 0 then server:use(M.deadline(opts.request_timeout)) end
 end
 

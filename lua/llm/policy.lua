@@ -53,12 +53,20 @@ function M.load_text(engine, chunk_name, text, options)
   local hard = options.deadline or HARD
   local name, generation, code, details = engine.handle:policy_load(chunk_name, (text:gsub("^#[^\n]*", "")),
     options.load_seconds or LOAD, math.min(SOFT, hard), hard)
+  if name and not generation then -- a scheduler
+    local record = record_of(engine)
+    record.n_schedulers = (record.n_schedulers or 0) + 1
+    generation = record.n_schedulers
+  end
   if name then return name, generation end
   local message = generation
   local file, line = message:match "^(%S-):(%d+): "
   return nil, { message = message, code = code, file = file, line = tonumber(line),
                 traceback = details ~= "" and details or nil }
 end
+
+-- How many schedulers have been loaded.
+function M.n_schedulers(engine) return record_of(engine).n_schedulers or 0 end
 
 -- Loads a file. Results as of load_text.
 function M.load_file(engine, path, options)

@@ -11,6 +11,8 @@ local request_options = {
   { name = "truncate_prompt_tokens", type = "integer" },
   { name = "priority", type = "integer" },
   { name = "cache_salt", type = "string" },
+  { name = "tenant", type = "string" },
+  { name = "timeout", type = "number" },
 }
 M.request_options = request_options
 

@@ -11,6 +11,7 @@ local support = require "support"
 
 local text = support.slurp(support.root .. "/lua/meta/llm.d.lua")
   .. support.slurp(support.root .. "/lua/meta/upstreams.d.lua")
+  .. support.slurp(support.root .. "/lua/meta/scheduler.d.lua")
 
 local function sorted(set)
   local list = {}

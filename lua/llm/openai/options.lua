@@ -20,6 +20,7 @@ return {
     help = "sampling defaults: the model's own, or vLLM's" },
   { name = "policy", type = "path", many = true, help = "load this policy: a file, or the name of one that comes along" },
   { name = "policy_dir", type = "path", many = true, help = "load the policies of this directory" },
+  { name = "scheduler", type = "path", help = "a script that admits, orders and refuses requests" },
   { name = "default_policy", type = "string", help = "the policy of requests that name none" },
   { name = "default_policy_args", type = "object", help = "its arguments" },
   { name = "policy_timeout", type = "number", min = 0, help = "seconds that a call of a policy may take",

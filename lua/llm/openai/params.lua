@@ -79,6 +79,8 @@ M.entries = {
   { name = "priority", type = "integer", into = "request",
     help = "lower runs sooner, under --scheduling-policy priority" },
   { name = "cache_salt", type = "string", into = "request", help = "prefixes are shared only among equal salts" },
+  { name = "tenant", type = "string", into = "request", help = "whom it is for; a key's own name goes before it" },
+  { name = "timeout", type = "number", into = "request", min = 0, help = "seconds after which it is given up" },
   { name = "request_id", type = "string", help = "becomes the end of the response's id" },
   { name = "return_token_ids", type = "boolean", help = "ids beside the text" },
   { name = "return_tokens_as_token_ids", type = "boolean", help = "\"token_id:N\" in logprobs" },

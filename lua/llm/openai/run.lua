@@ -81,6 +81,11 @@ local function poll_one(stream)
   local ok, delta = pcall(stream.poll, stream)
   if ok then return delta end
   local failure = stream.failure
+  if failure and failure.refusal then
+    local again = failure.refusal == 429 or failure.refusal == 503
+    http.error(failure.refusal, failure.message, { headers = again and { ["Retry-After"] = "1" } or nil })
+  end
+  if failure and failure.code == "ECANCELED" then http.error(504, failure.message) end
   if not failure or not failure.details then error(delta, 0) end
   io.stderr:write(("llmlua: %s\n"):format(failure.details))
   http.error(failure.code == "EINVAL" and 400 or 500, failure.message, { param = "policy" })

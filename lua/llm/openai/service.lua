@@ -131,6 +131,7 @@ function Service:read(endpoint, req, res)
     res:header("x-llmlua-warning", table.concat(list, ", "))
   end
   self:check_model(given.own.model)
+  given.request.tenant = req.ctx.tenant or req:header "x-tenant" or given.request.tenant
   for name, value in pairs(self.defaults) do
     if given.sampling[name] == nil then given.sampling[name] = value end
   end

@@ -3,6 +3,7 @@
 
 local core = require "llm.core" -- knows the type of the tokenizer's handle
 local ffi = require "ffi"
+local scheduling = require "llm.policy.scheduling"
 local suggest = require "llm.suggest"
 local views = require "llm.policy.views"
 
@@ -31,6 +32,13 @@ function llm.policy(name, defaults)
     end
   end
   registered = { name = name, defaults = defaults or {} }
+  return registered
+end
+
+-- Makes the scheduler of this file: { on_arrival = function(req), on_finish = function(req), on_preempt = function(list) }.
+function llm.scheduler(functions)
+  if registered then error("a file makes one policy or one scheduler", 2) end
+  registered = { scheduler = scheduling.new(functions), name = functions.name }
   return registered
 end
 
@@ -138,16 +146,16 @@ end
 
 local function compare_sizes(sizes)
   for name, size in pairs(sizes) do
-    if size ~= views.sizes[name] then
-      error(("struct %s has %d bytes in C and %d here"):format(name, size, views.sizes[name]), 0)
-    end
+    local ours = views.sizes[name] or scheduling.sizes[name]
+    if size ~= ours then error(("struct %s has %d bytes in C and %d here"):format(name, size, ours), 0) end
   end
 end
 
 local M = {}
 
 -- seam: of policy_host.c. chunk: the file. Returns the views of the row and of the candidates, the table of requests,
--- the hooks logits and candidates, the functions that begin and finish a request, and a description.
+-- the hooks logits and candidates, the functions that begin and finish a request, and a description; of a scheduler, in
+-- their places, the functions that preempt, and that let a request come and end.
 function M.load(seam, chunk)
   compare_sizes(seam.sizes)
   local draw = ffi.cast("double (*)(struct policy_sequence *)", seam.draw)
@@ -155,9 +163,15 @@ function M.load(seam, chunk)
   open_library(seam)
   local returned = chunk()
   local policy = registered
-  if not policy then error("the file makes no policy: it has to call llm.policy(name, defaults)", 0) end
+  if not policy then
+    error("the file makes no policy: it has to call llm.policy(name, defaults), or llm.scheduler{…}", 0)
+  end
   if returned ~= nil and returned ~= policy then
     error(("the file returns a %s; it should return the policy, or nothing"):format(type(returned)), 0)
+  end
+  if policy.scheduler then
+    local arrive, ended, preempt = scheduling.open(policy.scheduler)
+    return nil, nil, requests, nil, preempt, arrive, ended, { name = policy.name, params = {}, scheduler = true }
   end
   check(policy)
   local graph, message
