@@ -25,21 +25,21 @@ local function known(keys, given)
 end
 
 -- The keys in a file: one a line, after it, if it has one, the name of the tenant whose key it is; empty lines and those
--- that begin with # do not count. The list also has {key = tenant}, as `tenants`. Or nil and a message.
+-- that begin with # do not count. And {key = tenant}. Or nil and a message.
 function M.read_keys(path)
   local file, message = io.open(path, "rb")
   if not file then return nil, "cannot read the API keys: " .. message end
-  local keys = { tenants = {} }
+  local keys, tenants = {}, {}
   for line in file:lines() do
     local key, tenant = line:match "^%s*(%S*)%s*(.-)%s*$"
     if key ~= "" and key:sub(1, 1) ~= "#" then
       keys[#keys + 1] = key
-      if tenant ~= "" then keys.tenants[key] = tenant end
+      if tenant ~= "" then tenants[key] = tenant end
     end
   end
   file:close()
   if #keys == 0 then return nil, ("there is no API key in %s"):format(path) end
-  return keys
+  return keys, tenants
 end
 
 -- The key a request brings: "Authorization: Bearer KEY", or Anthropic's "x-api-key: KEY". "" if none.

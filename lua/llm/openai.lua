@@ -75,18 +75,18 @@ function M.server_options(opts)
 end
 
 local function keys_of(opts)
-  local keys = { tenants = {} }
+  local keys, tenants = {}, {}
   for _, key in ipairs(opts.api_key or {}) do
     if key == "" then error("an API key is empty", 0) end
     keys[#keys + 1] = key
   end
   if opts.api_key_file then
-    local more, message = auth.read_keys(opts.api_key_file)
-    if not more then error(message, 0) end
+    local more, names = auth.read_keys(opts.api_key_file)
+    if not more then error(names, 0) end
     for _, key in ipairs(more) do keys[#keys + 1] = key end
-    keys.tenants = more.tenants
+    tenants = names
   end
-  return keys
+  return keys, tenants
 end
 
 -- A list of origins; vLLM's command lines give it as JSON.
@@ -133,8 +133,8 @@ function M.protect(server, opts)
                               skip = { ["/admin/state"] = true } }) -- an open page asks each second
   if opts.enable_request_id_headers ~= false then server:use(request_id_layer) end
   server:use(cors.layer { origins = origins_of(opts.allowed_origins) })
-  local keys = keys_of(opts)
-  if #keys > 0 then server:use(auth.layer { keys = keys, tenants = keys.tenants, open = open_paths() }) end
+  local keys, tenants = keys_of(opts)
+  if #keys > 0 then server:use(auth.layer { keys = keys, tenants = tenants, open = open_paths() }) end
   if opts.request_timeout and opts.request_timeout > 0 then server:use(M.deadline(opts.request_timeout)) end
 end
 

@@ -133,8 +133,10 @@ describe("API keys", function()
   end)
 
   it("come from a file", function()
-    local path = support.file("# comment\n\n one \ntwo\r\n")
-    assert.same({ "one", "two" }, auth.read_keys(path))
+    local path = support.file("# comment\n\n one \ntwo  the tenant\r\n")
+    local keys, tenants = auth.read_keys(path)
+    assert.same({ "one", "two" }, keys)
+    assert.same({ two = "the tenant" }, tenants)
     os.remove(path)
     assert.is_nil((auth.read_keys(path)))
     path = support.file "# nothing\n"
