@@ -64,7 +64,7 @@ static inline llm_status cuda_launch(struct cuda_backend *cu, const char *what, 
     config.dynamicSmemBytes = smem;
     config.stream = cu->stream;
     config.attrs = &attribute;
-    config.numAttrs = cu->major >= 9 ? 1 : 0;
+    config.numAttrs = cu->major == 9 ? 1 : 0; /* elsewhere the code of compute_80 runs, which cannot wait */
     return cuda_check(cu, cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...), what);
 }
 
