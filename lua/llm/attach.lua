@@ -24,17 +24,27 @@ local outputs = setmetatable({}, { __mode = "k" }) -- task -> {pieces, bytes = â
 
 -- ---- what is at hand -----------------------------------------------------------------------------------------
 
--- print of the prompt: what the running line prints goes back with its answer.
-local function print_back(...)
+-- What the running line writes goes back with its answer; what others write by these functions, to the server's output.
+local function write_back(text)
   local output = outputs[tasks.running() or false]
-  if not output then return print(...) end
-  local parts = {}
-  for i = 1, select("#", ...) do parts[i] = tostring((select(i, ...))) end
-  local text = table.concat(parts, "\t") .. "\n"
+  if not output then return io.write(text) end
   output.bytes = output.bytes + #text
-  if output.bytes > MOST then error(("a line may print %d bytes"):format(MOST), 2) end
+  if output.bytes > MOST then error(("a line may print %d bytes"):format(MOST), 3) end
   output[#output + 1] = text
 end
+
+local function print_back(...)
+  local parts = {}
+  for i = 1, select("#", ...) do parts[i] = tostring((select(i, ...))) end
+  write_back(table.concat(parts, "\t") .. "\n")
+end
+
+-- io and os of the prompt: the server's input is not its own, nor is the process.
+local own_io = setmetatable({
+  write = function(...) write_back(table.concat { ... }) end,
+  read = function() error("a prompt in a server has no input to read", 2) end,
+}, { __index = io })
+local own_os = setmetatable({ exit = require "llm.exit" }, { __index = os })
 
 local function requests_here(manager)
   local list, now = json.array(), core.now()
@@ -89,13 +99,11 @@ local function help(name)
   return reference.text(table.concat(lines, "\n"))
 end
 
-local own_os = setmetatable({ exit = require "llm.exit" }, { __index = os })
-
 -- The globals of the prompt. They stay from line to line, for all who attach.
 local function environment(manager)
   local env = manager.attach_env
   if not env then
-    env = setmetatable({ llm = require "llm", openai = require "llm.openai", print = print_back, help = help, os = own_os,
+    env = setmetatable({ llm = require "llm", openai = require "llm.openai", print = print_back, help = help, io = own_io, os = own_os,
       requests = function() return requests(manager) end,
       kv = function(engine) return kv(engine or script.engines()[1]) end,
       policies = function() return policies.status(script.engines()) end,

@@ -109,7 +109,7 @@ local function post(remote, path, body)
   return tasks.run(function()
     local me = tasks.running()
     local watch = tasks.loop():signal("INT", function() tasks.cancel(me, "interrupted") end)
-    local ok, reply, message = pcall(llm.fetch, remote.url .. path, { method = "POST", body = json.encode(body),
+    local ok, reply, message = pcall(llm.fetch, remote.url .. path, { method = "POST", body = json.encode(body), unix = remote.unix,
       headers = { ["Content-Type"] = "application/json", Authorization = "Bearer " .. remote.key } })
     if watch then watch:close() end
     if not ok then
@@ -136,10 +136,12 @@ local function complete_there(remote, word)
   return answer and answer.names or {}
 end
 
--- A prompt in the server at this URL, or code to run there in place of one. True; or nil and a message if the server
--- does not let it, or the code fails.
-function M.attach(url, key, code)
-  local remote = { url = url, key = key }
+-- A prompt in the server at this address (HOST:PORT, a URL, unix:PATH), or code to run there in place of one. True; or
+-- nil and a message if the server does not let it, or the code fails.
+function M.attach(address, key, code)
+  local unix = address:match "^unix:(.+)$"
+  local url = unix and "http://localhost" or address:find "://" and address:gsub("/+$", "") or "http://" .. address
+  local remote = { url = url, unix = unix, key = key }
   if code then
     local shown, failure = evaluate_there(remote, code)
     if shown then print(shown) end
@@ -148,7 +150,7 @@ function M.attach(url, key, code)
   local hello, message = post(remote, "/admin/eval", { code = "return llm.version()" })
   if not hello then return nil, message end
   local interactive = require("llm").isatty "stdin" and require("llm").isatty "stdout"
-  session_loop(interactive, ("Attached to %s (llmlua %s). help() says what is at hand; Ctrl-D ends."):format(url,
+  session_loop(interactive, ("Attached to %s (llmlua %s). help() says what is at hand; Ctrl-D ends."):format(address,
     hello.values:gsub('"', "")), function(word) return complete_there(remote, word) end,
     function(text) return evaluate_there(remote, text) end)
   return true

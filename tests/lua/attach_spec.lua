@@ -82,8 +82,9 @@ describe("a server that allows to attach", function()
   end))
 
   it("runs one line with --execute", function()
-    local result = attach(server, "", "--execute", "print 'seen' return server.port > 0")
-    assert.equal("seen\ntrue\n", result.out)
+    local result = attach(server, "", "--execute", "print 'seen' io.write('as ', 'well\\n') return server.port > 0")
+    assert.equal("seen\nas well\ntrue\n", result.out)
+    assert.truthy(attach(server, "", "--execute", "io.read()").err:find("no input to read", 1, true))
     assert.equal(1, attach(server, "", "--execute", "error 'no'").code)
   end)
 
@@ -146,6 +147,16 @@ describe("a server that allows to attach", function()
     local answer = eval(server, "('x'):rep(1e6)")
     assert.truthy(#answer.values < 300000)
     assert.truthy(answer.values:find("bytes more", 1, true))
+  end))
+end)
+
+describe("a server at a Unix socket", function()
+  it("is attached to by its path", in_task(function()
+    local path = os.tmpname()
+    os.remove(path)
+    local server = process.start { "serve.lua", "--load-format", "null", "--uds", path, "--allow-attach", "--api-key", KEY }
+    assert.equal("3\n", attach({ url = "unix:" .. path }, "1 + 2").out)
+    server:stop()
   end))
 end)
 
