@@ -15,6 +15,11 @@ local policy_library = {}
 ---@return llm.Policy
 function policy_library.policy(name, defaults) end
 
+---Makes the scheduler of this file, in place of a policy.
+---@param functions {on_arrival?: fun(req: table), on_finish?: fun(req: table), on_preempt?: fun(list: table[]), name?: string}
+---@return table
+function policy_library.scheduler(functions) end
+
 ---The engine's tokenizer. Raises if the model has none.
 ---@return llm.Tokenizer
 function policy_library.tokenizer() end
