@@ -2,7 +2,8 @@
  * arrivals, forks, cancels, priorities, tenants, victims picked by chance, pages kept between requests, and
  * pools that are too small. The world keeps what a model would keep (which token of which tenant at which
  * position is in which slot), and each sequence's next token is a function of what it finds through its
- * pages. After every step the books are checked. */
+ * pages. After every step the books are checked. In half of the worlds the tokens of a step are known
+ * only after the next one was planned. */
 
 #include "engine/scheduler.h"
 
@@ -40,7 +41,14 @@ struct actor {
     int32_t n_forks;       /* still to be forked from it */
     int64_t born, ahead;   /* step; sequences that go before it, in all its life */
     int32_t prompt[MAX_LEN], output[MAX_LEN], pages[MAX_LEN];
+    int32_t made[MAX_LEN]; /* its output, with the tokens that the scheduler does not know yet */
     struct block_hash hashes[MAX_LEN];
+};
+
+/* Who gets a token from a step whose tokens are not known yet; null: ended meanwhile. */
+struct flight {
+    struct actor *actors[MAX_SEQS];
+    int32_t n;
 };
 
 struct world {
@@ -48,6 +56,9 @@ struct world {
     struct scheduler scheduler;
     struct scheduler_options options;
     int32_t max_len;
+    int behind; /* 1: tokens are known a step late */
+    struct flight flights[2];
+    struct flight *flying;
     uint64_t slots[MAX_PAGES * 16]; /* tenant, position, token */
     struct actor actors[256];
     struct keeper keepers[MAX_KEEPERS];
@@ -120,6 +131,8 @@ static struct actor *birth(int32_t n_prompt, uint32_t family, int32_t salt, int3
     a->salt = salt;
     a->born = w.step;
     a->target = 1 + (int32_t)chance((uint32_t)(w.max_len - n_prompt));
+    int32_t most = a->target + (int32_t)chance(3); /* than which it may stop sooner, for the token it got */
+    if (most > w.max_len - n_prompt) most = w.max_len - n_prompt;
     a->s = (struct sequence){.prompt = a->prompt,
                              .output = a->output,
                              .n_prompt = n_prompt,
@@ -127,6 +140,7 @@ static struct actor *birth(int32_t n_prompt, uint32_t family, int32_t salt, int3
                              .index = index,
                              .arrival = w.arrivals,
                              .group = group,
+                             .most_output = w.behind ? most : 0,
                              .compute_from = INT32_MAX,
                              .pages = a->pages,
                              .hashes = a->hashes,
@@ -153,6 +167,7 @@ static void add(struct actor *a)
 static void arrive(void)
 {
     int32_t group = chance(4) ? 1 : 1 + (int32_t)chance(6);
+    if (w.behind && group > w.options.max_num_seqs) group = w.options.max_num_seqs;
     int32_t n_free = 0;
     for (int32_t i = 0; i < 256; i++) n_free += !w.actors[i].in_use;
     if (n_free < group) return;
@@ -325,17 +340,27 @@ static void check_plan(const struct plan *plan)
     assert_true(n_tokens <= w.options.max_num_batched_tokens);
     assert_true(w.scheduler.n_running <= w.options.max_num_seqs);
     assert_true(w.scheduler.n_seats <= w.options.max_num_seqs);
-    /* every running sequence advances */
-    for (int32_t i = 0; i < 256; i++)
-        n_items += w.actors[i].in_use && w.actors[i].s.state == SEQUENCE_RUNNING;
-    assert_int_equal(n_items, w.scheduler.n_running);
+    /* every running sequence advances, but for those whose last token is being made */
+    int32_t n_running = 0;
+    for (int32_t i = 0; i < 256; i++) {
+        const struct sequence *q = &w.actors[i].s;
+        if (!w.actors[i].in_use || q->state != SEQUENCE_RUNNING) continue;
+        n_running++;
+        n_items += !q->n_pending || q->n_output < q->most_output;
+    }
+    assert_int_equal(n_running, w.scheduler.n_running);
     assert_int_equal(n_items, plan->n_items);
     /* there is progress while there is work */
-    if (w.scheduler.line.n_waiting > 0) assert_true(plan->n_tokens > 0);
+    if (w.scheduler.line.n_waiting > 0) assert_true(plan->n_tokens > 0 || w.flying);
     /* nobody was overtaken */
     if (plan->n_admitted > 0 && w.n_tenants == 1 && fairness_first(&w.scheduler.line))
         for (int32_t i = plan->n_items - plan->n_admitted; i < plan->n_items; i++)
             assert_true(sequence_before(plan->items[i].sequence, fairness_first(&w.scheduler.line)));
+}
+
+static int32_t true_token(const struct actor *a, int32_t p)
+{
+    return p < a->s.n_prompt ? a->prompt[p] : a->made[p - a->s.n_prompt];
 }
 
 /* What the model does. */
@@ -350,7 +375,7 @@ static void compute(const struct plan *plan)
         const struct sequence *q = item->sequence;
         for (int32_t p = item->start; p < item->start + item->n; p++)
             w.slots[q->pages[p / size] * size + p % size] =
-                slot_value((const struct actor *)q, p, sequence_token(q, p));
+                slot_value((const struct actor *)q, p, true_token((const struct actor *)q, p));
     }
 }
 
@@ -369,12 +394,26 @@ static void check_contents(const struct actor *a)
 static void append(struct actor *a)
 {
     int32_t token = (int32_t)(hash_step(a->truth, a->s.index) & 7);
-    a->output[a->s.n_output++] = token;
+    a->made[a->s.n_output] = token;
+    a->output[a->s.n_output++] = w.behind ? -1 - w.flying->n : token;
     a->truth = hash_step(a->truth, token);
+    if (!w.behind) return;
+    a->s.n_pending++;
+    w.flying->actors[w.flying->n++] = a;
+}
+
+/* What is being made for it is nobody's any more. */
+static void forgo(struct actor *a)
+{
+    a->s.n_output -= a->s.n_pending;
+    a->s.n_pending = 0;
+    for (int32_t i = 0; w.flying && i < w.flying->n; i++)
+        if (w.flying->actors[i] == a) w.flying->actors[i] = NULL;
 }
 
 static void end(struct actor *a)
 {
+    forgo(a);
     scheduler_finish(&w.scheduler, &a->s);
     assert_int_equal(a->s.n_pages, 0);
     if (a->keeper) settle(a);
@@ -387,7 +426,7 @@ static void check_patience(const struct actor *a)
 {
     if (w.n_tenants > 1) return; /* who comes later may well go first */
     int64_t bound = (a->ahead + w.options.max_num_seqs + 2) * w.max_len;
-    assert_true(w.step - a->born <= bound);
+    assert_true(w.step - a->born <= bound * (1 + w.behind));
 }
 
 static void after_model(const struct plan *plan)
@@ -409,11 +448,48 @@ static void after_model(const struct plan *plan)
         }
         for (int32_t k = 0; k < n; k++) {
             append(all[k]);
-            if (all[k]->s.n_output < all[k]->target) continue;
+            if (w.behind || all[k]->s.n_output < all[k]->target) continue;
             check_patience(all[k]);
             end(all[k]);
         }
     }
+}
+
+/* The tokens of a step become known. */
+static void land(const struct flight *f)
+{
+    for (int32_t i = 0; i < f->n; i++) {
+        if (!f->actors[i]) continue;
+        struct sequence *q = &f->actors[i]->s;
+        int32_t k = q->n_output - q->n_pending--;
+        assert_int_equal(q->output[k], -1 - i);
+        q->output[k] = f->actors[i]->made[k];
+    }
+}
+
+static void end_landed(const struct flight *f)
+{
+    for (int32_t i = 0; i < f->n; i++) {
+        struct actor *a = f->actors[i];
+        if (!a || a->s.n_output - a->s.n_pending < a->target) continue;
+        check_patience(a);
+        end(a);
+    }
+}
+
+/* As the engine does with a device: the tokens of the step before this one, once this one is under way. */
+static void after_launch(const struct plan *plan)
+{
+    struct flight *before = w.flying;
+    w.flying = NULL;
+    if (plan->n_tokens > 0) {
+        w.flying = &w.flights[before == &w.flights[0]];
+        w.flying->n = 0;
+        after_model(plan);
+    }
+    if (before) land(before);
+    scheduler_name(&w.scheduler);
+    if (before) end_landed(before);
 }
 
 /* A request is cancelled as a whole: members not forked yet, waiting and running ones. */
@@ -470,9 +546,12 @@ static void one_step(uint32_t arrivals_in_32)
     check_plan(plan);
     compute(plan);
     scheduler_advance(&w.scheduler);
-    scheduler_name(&w.scheduler);
+    if (!w.behind) scheduler_name(&w.scheduler);
     w.n_copies += plan->n_copies;
-    after_model(plan);
+    if (w.behind)
+        after_launch(plan);
+    else
+        after_model(plan);
     check_books();
     bury();
     w.step++;
@@ -494,6 +573,7 @@ static void open_world(uint64_t seed)
 {
     memset(&w, 0, sizeof w);
     w.random = seed;
+    w.behind = seed % 2 == 0;
     uint8_t secret[PREFIX_SECRET_BYTES];
     for (size_t i = 0; i < sizeof secret; i++) secret[i] = (uint8_t)chance(256);
     int32_t size = (int32_t[]){4, 8, 16}[chance(3)];
