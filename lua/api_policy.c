@@ -16,16 +16,17 @@ static uint64_t check_ns(lua_State *L, int arg)
     return seconds > 0 && seconds < 1e9 ? (uint64_t)ceil(seconds * 1e9) : 0;
 }
 
-/* engine:policy_load(chunk_name, text, load, soft, hard) -> name, generation | nil, message, code, details;
- * of a scheduler, which is now the engine's, the name only.
- * Limits in seconds, 0: none: of the load, and of a hook (logged beyond the first, ended beyond the second).
- * details: the traceback of an error in the file. [-0, +2|4, e] */
+/* engine:policy_load(chunk_name, text, load, soft, hard, memory) -> name, generation | nil, message, code,
+ * details; of a scheduler, which is now the engine's, the name only.
+ * Limits in seconds, 0: none: of the load, and of a hook (logged beyond the first, ended beyond the second);
+ * in bytes: of its Lua state. details: the traceback of an error in the file. [-0, +2|4, e] */
 static int policy_load(lua_State *L)
 {
     struct api_engine *e = api_check_engine(L, 1);
     size_t bytes = 0;
     const char *chunk_name = luaL_checkstring(L, 2), *text = luaL_checklstring(L, 3, &bytes);
-    const struct policy_limits limits = {check_ns(L, 4), check_ns(L, 5), check_ns(L, 6)};
+    const struct policy_limits limits = {check_ns(L, 4), check_ns(L, 5), check_ns(L, 6),
+                                         (size_t)luaL_checknumber(L, 7)};
     struct llm_error err = {LLM_OK, ""};
     struct llm_policy table;
     struct llm_scheduler scheduler;

@@ -20,6 +20,7 @@ struct policy_host {
     lua_State *L;
     struct script_account *account; /* of the thread whose the state is; null: not looked up yet */
     struct policy_limits limits;
+    struct state_memory memory;
     struct policy_row row;
     struct policy_best best;
     struct policy_params params;
@@ -88,6 +89,9 @@ static inline llm_status call(struct policy_host *h, int n_args, int n_results, 
     const char *text = flags & WATCH_KILLED ? own_watch->why : lua_tostring(h->L, -1);
     script_failed(h, text ? text : "(error with no message)", failure, err);
     lua_settop(h->L, h->loaded ? N_SLOTS : 0);
+    /* LuaJIT collects by growth, not when memory is short: the next call would fail of what this one has
+     * left. */
+    if (rc == LUA_ERRMEM || h->memory.used > h->memory.most / 2) lua_gc(h->L, LUA_GCCOLLECT, 0);
     return failure;
 }
 
@@ -444,7 +448,8 @@ llm_status policy_host_load(struct llm_engine *engine, const char *chunk_name, c
     h->limits = *limits;
     h->account = watchdog_account(own_watch, SCRIPT_LOAD, chunk_name + (chunk_name[0] == '@'));
     h->row.n = h->best.n = -1;
-    h->L = state_open();
+    h->memory.most = limits->memory;
+    h->L = state_open_within(&h->memory);
     if (!h->L || !h->account) {
         host_close(h);
         return llm_fail(err, LLM_ENOMEM, "no memory for the Lua state of a policy");

@@ -31,6 +31,7 @@ struct policy_sequence {
 struct policy_limits {
     uint64_t load_ns;          /* for the file, its registration and its self-test */
     uint64_t soft_ns, hard_ns; /* a hook: logged beyond the first, ended beyond the second */
+    size_t memory;             /* bytes of its Lua state */
 };
 
 /* Runs the file's text (chunk_name as for luaL_loadbuffer: "@file"), checks and tests what it registers: a

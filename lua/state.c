@@ -2,6 +2,7 @@
 
 #include "api.h"
 #include "api_net.h"
+#include "base/mem.h"
 #include "embed.h"
 
 #include <lauxlib.h>
@@ -196,14 +197,39 @@ static int open_all(lua_State *L)
     return 0;
 }
 
-lua_State *state_open(void)
+static void *allocate_within(void *ud, void *old, size_t old_size, size_t size)
 {
-    lua_State *L = luaL_newstate();
+    struct state_memory *memory = ud;
+    if (!old) old_size = 0;
+    if (size == 0) {
+        mem_free(old);
+        memory->used -= old_size;
+        return NULL;
+    }
+    if (size > old_size && size - old_size > memory->most - memory->used) return NULL;
+    void *new = mem_grow(old, size, 1);
+    if (!new) return size <= old_size ? old : NULL; /* shrinking may not fail */
+    memory->used = memory->used - old_size + size;
+    return new;
+}
+
+static lua_State *open_libraries(lua_State *L)
+{
     if (L && lua_cpcall(L, open_all, NULL) != 0) {
         lua_close(L);
         return NULL;
     }
     return L;
+}
+
+lua_State *state_open(void)
+{
+    return open_libraries(luaL_newstate());
+}
+
+lua_State *state_open_within(struct state_memory *memory)
+{
+    return open_libraries(lua_newstate(allocate_within, memory));
 }
 
 static int is_exit_object(lua_State *L, int index)

@@ -5,9 +5,18 @@
  * llm.*, see embed.h) and nothing else in the globals. One state belongs to one thread. */
 
 #include <lua.h>
+#include <stddef.h>
 
 /* A new state, null if there is no memory. Close it with lua_close. */
 lua_State *state_open(void);
+
+/* Memory that a state may take: `used` of `most` bytes. */
+struct state_memory {
+    size_t most, used;
+};
+
+/* The same within a limit; memory outlives the state. What goes beyond raises "not enough memory". */
+lua_State *state_open_within(struct state_memory *memory);
 
 /* Makes the library's modules known to a state that has the standard libraries, ours or another program's,
  * and os.exit close it. Once a state. [-0, +0, m] */

@@ -155,8 +155,8 @@ end
 
 -- Loads a policy: the path of a file; or the name of one that comes with the program or lies in a directory that was
 -- added; or a name and its Lua text. From then on requests may ask for it by name; those under way keep the generation
--- they began with. options: deadline (seconds a call of a hook may take, 0.1), load_seconds (1). Returns its name and
--- generation. Raises if it does not load: then what was there before goes on.
+-- they began with. options: deadline (seconds a call of a hook may take, 0.1), load_seconds (1), memory (bytes of its
+-- Lua state, 256 MiB). Returns its name and generation. Raises if it does not load: then what was there before goes on.
 function Engine:load_policy(source, text, options)
   handle_of(self)
   if type(source) ~= "string" then error("load_policy needs a path or a name; it got a " .. type(source), 2) end

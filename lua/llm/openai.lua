@@ -46,7 +46,7 @@ end
 -- them when their files change; sets --default-policy. Raises what is wrong with one. Engines are shared by workers, so
 -- the first does it for all; each knows the default.
 function M.policies(engine, opts)
-  local limits = { deadline = opts.policy_timeout }
+  local limits = { deadline = opts.policy_timeout, memory = opts.policy_memory }
   policies.set_limits(engine, limits)
   if not workers.is_second() then
     for _, source in ipairs(opts.policy or {}) do

@@ -16,6 +16,7 @@ local M = {}
 
 -- Seconds: of a load with its self-test; of a call of a hook, logged beyond the first, ended beyond the second.
 local LOAD, SOFT, HARD = 1, 0.01, 0.1 -- HARD unless set_limits says otherwise
+local MEMORY = 256 * 2 ^ 20 -- bytes of a policy's Lua state
 local SETTLE = 0.02 -- between a change of a file and the look at it: editors write in steps
 local BUNDLED = "scripts/policies/"
 
@@ -44,7 +45,7 @@ end
 
 -- ---- loading -------------------------------------------------------------------------------------------------
 
--- limits: deadline, load_seconds (as of load_policy) of policies that are loaded without options.
+-- limits: deadline, load_seconds, memory (as of load_policy) of policies that are loaded without options.
 function M.set_limits(engine, limits) record_of(engine).limits = limits end
 
 -- Loads a policy's text. Returns its name and generation; or nil and a failure: {message, file, line, traceback}.
@@ -52,7 +53,7 @@ function M.load_text(engine, chunk_name, text, options)
   options = options or record_of(engine).limits or {}
   local hard = options.deadline or HARD
   local name, generation, code, details = engine.handle:policy_load(chunk_name, (text:gsub("^#[^\n]*", "")),
-    options.load_seconds or LOAD, math.min(SOFT, hard), hard)
+    options.load_seconds or LOAD, math.min(SOFT, hard), hard, options.memory or MEMORY)
   if name and not generation then -- a scheduler
     local record = record_of(engine)
     record.n_schedulers = (record.n_schedulers or 0) + 1

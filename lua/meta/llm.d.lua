@@ -226,7 +226,7 @@ function Engine:close() end
 ---submitted from now on get it by its name. Raises if it does not load: what was there before goes on.
 ---@param source string
 ---@param text? string
----@param options? {deadline?: number, load_seconds?: number} seconds a call of a hook may take (0.1), and a load (1)
+---@param options? {deadline?: number, load_seconds?: number, memory?: number} seconds a call of a hook may take (0.1), and a load (1); bytes of its Lua state (256 MiB)
 ---@return string name, integer generation
 function Engine:load_policy(source, text, options) end
 

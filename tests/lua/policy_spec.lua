@@ -328,6 +328,46 @@ describe("graphs", function()
   end)
 end)
 
+describe("a policy that takes too much memory", function()
+  local BOMB = [[
+    local policy = require "llm".policy("bomb", { where = "" })
+    local function explode() local t = {} while true do t[#t + 1] = ("x"):rep(1e5) .. #t end end
+    local function explode_small() local t = {} while true do t[#t + 1] = {} end end
+    function policy.init(req) if req.params.where == "init" then explode() end end
+    function policy.logits(row, req)
+      if #req.output == 2 then
+        if req.params.where == "hook" then explode() end
+        if req.params.where == "small" then explode_small() end
+        if req.params.where == "pcall" then pcall(explode) explode() end
+        if req.params.where == "cdata" then local t = {} while true do t[#t + 1] = require "ffi".new("char[?]", 1e6) end end
+      end
+    end
+    return policy]]
+  local options = { memory = 8 * 2 ^ 20, deadline = 5 }
+
+  it("fails its request, and goes on for others", function()
+    engine():load_policy("bomb", BOMB, options)
+    local plain = run{ max_tokens = 6 }[1].token_ids
+    for round = 1, 3 do
+      for _, where in ipairs { "init", "hook", "small", "pcall", "cdata" } do
+        local message = failure_of { policy = "bomb", policy_args = { where = where }, max_tokens = 6 }
+        assert.truthy(message:find("not enough memory", 1, true), where .. ": " .. message)
+        assert.same(plain, run{ max_tokens = 6, policy = "bomb" }[1].token_ids)
+      end
+    end
+    assert.same(plain, run{ max_tokens = 6 }[1].token_ids)
+  end)
+
+  it("is not loaded", function()
+    local ok, message = pcall(engine().load_policy, engine(), "boom", [[
+      local policy = require "llm".policy("boom", {})
+      function policy.logits() end
+      local t = {} while true do t[#t + 1] = ("x"):rep(1e5) .. #t end]], options)
+    assert.is_false(ok)
+    assert.truthy(tostring(message):find("not enough memory", 1, true), tostring(message))
+  end)
+end)
+
 describe("a policy that comes along", function()
   it("loads, and runs with its defaults or says what it needs", function()
     local bundled = require("llm.core").bundled "scripts/policies/"

@@ -25,6 +25,7 @@ return {
   { name = "default_policy_args", type = "object", help = "its arguments" },
   { name = "policy_timeout", type = "number", min = 0, help = "seconds that a call of a policy may take",
     default = "0.1" },
+  { name = "policy_memory", type = "bytes", help = "of one policy's Lua state", default = "256MiB" },
   { name = "allow_client_scripts", type = "boolean", initial = false, help = "run scripts that come with requests" },
   { name = "client_script_memory", type = "bytes", help = "of one client's script", default = "16MiB" },
   { name = "client_script_time", type = "number", min = 0.001, help = "seconds a client's script may run",
