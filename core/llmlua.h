@@ -101,6 +101,7 @@ struct llm_stats {
     int32_t n_running, n_waiting;
     int32_t n_blocks, n_blocks_used; /* used: referenced by a sequence; cached but free pages are not */
     int32_t n_blocks_peak;           /* most ever used */
+    int32_t n_blocks_pinned;         /* of those used (llm_prefix_pin) */
     double kv_waste_peak; /* slots of used pages that held no token, as a share, at the fullest step */
     uint64_t n_steps, n_prompt_tokens, n_output_tokens, n_preemptions;
     uint64_t n_prefix_queries, n_prefix_hits; /* tokens */
@@ -141,6 +142,24 @@ enum { LLM_PAGE_FREE, LLM_PAGE_CACHED, LLM_PAGE_SHARED, LLM_PAGE_OWNED };
  * which it draws before its next step; at first all is free. Returns the number of pages there are. Nothing
  * is drawn for those who do not ask. */
 int32_t llm_engine_page_map(struct llm_engine *engine, uint8_t *map, int32_t capacity);
+
+/* Keeps a cached prefix: its full blocks, as far as they are cached, are not given to anybody else for so
+ * many seconds (0: until it is unpinned). All pins hold a quarter of the blocks at most, and leave room for
+ * the longest sequence; of a prefix that does not fit the beginning is kept. To have it cached, make a
+ * request of it first. The three calls wait for the engine's thread: a step at most; any thread but that. */
+struct llm_pin {
+    uint64_t id;
+    size_t n_tokens; /* that are kept */
+};
+/* Errors: LLM_EINVAL, LLM_ENOENT (nothing of it is cached, or there is no room), LLM_ENOMEM, LLM_EFAILED. */
+llm_status llm_prefix_pin(struct llm_engine *engine, const int32_t *ids, size_t n_ids, const char *cache_salt,
+                          double seconds, struct llm_pin *out, struct llm_error *err);
+/* Errors: LLM_ENOENT. */
+llm_status llm_prefix_unpin(struct llm_engine *engine, uint64_t id, struct llm_error *err);
+/* Forgets the prefix's first block, and so all prefixes that begin with it, for requests to come. Errors:
+ * LLM_EINVAL, LLM_ENOENT, LLM_EFAILED. */
+llm_status llm_prefix_evict(struct llm_engine *engine, const int32_t *ids, size_t n_ids,
+                            const char *cache_salt, struct llm_error *err);
 
 /* Forgets all cached prefixes. Takes effect before the next step. */
 void llm_engine_reset_prefix_cache(struct llm_engine *engine);

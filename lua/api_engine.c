@@ -201,6 +201,7 @@ static int engine_stats(lua_State *L)
     set_number(L, "n_blocks", stats.n_blocks);
     set_number(L, "n_blocks_used", stats.n_blocks_used);
     set_number(L, "n_blocks_peak", stats.n_blocks_peak);
+    set_number(L, "n_blocks_pinned", stats.n_blocks_pinned);
     set_number(L, "kv_waste_peak", stats.kv_waste_peak);
     set_number(L, "n_steps", (double)stats.n_steps);
     set_number(L, "n_prompt_tokens", (double)stats.n_prompt_tokens);
@@ -264,9 +265,60 @@ static int engine_reset_prefix_cache(lua_State *L)
     return 0;
 }
 
+/* Ids of argument 2, or an error as api_fail's. 0: they are there. */
+static int read_prefix(lua_State *L, int32_t **ids, size_t *n)
+{
+    struct llm_error err = {LLM_OK, ""};
+    return api_read_ids(L, 2, "prefix", ids, n, &err) == LLM_OK ? 0 : api_fail(L, &err);
+}
+
+/* engine:prefix_pin(ids, salt | nil, seconds) -> id, tokens | nil, message, code. [-0, +2|3, e] */
+static int prefix_pin(lua_State *L)
+{
+    struct llm_engine *e = api_check_engine(L, 1)->engine;
+    struct llm_error err = {LLM_OK, ""};
+    struct llm_pin pin;
+    int32_t *ids = NULL;
+    size_t n = 0;
+    int failed = read_prefix(L, &ids, &n);
+    if (failed) return failed;
+    if (llm_prefix_pin(e, ids, n, luaL_optstring(L, 3, NULL), luaL_checknumber(L, 4), &pin, &err))
+        return api_fail(L, &err);
+    lua_pushnumber(L, (double)pin.id);
+    lua_pushnumber(L, (double)pin.n_tokens);
+    return 2;
+}
+
+/* engine:prefix_unpin(id) -> true | nil, message, code. [-0, +1|3, e] */
+static int prefix_unpin(lua_State *L)
+{
+    struct llm_error err = {LLM_OK, ""};
+    if (llm_prefix_unpin(api_check_engine(L, 1)->engine, (uint64_t)luaL_checknumber(L, 2), &err))
+        return api_fail(L, &err);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* engine:prefix_evict(ids, salt | nil) -> true | nil, message, code. [-0, +1|3, e] */
+static int prefix_evict(lua_State *L)
+{
+    struct llm_engine *e = api_check_engine(L, 1)->engine;
+    struct llm_error err = {LLM_OK, ""};
+    int32_t *ids = NULL;
+    size_t n = 0;
+    int failed = read_prefix(L, &ids, &n);
+    if (failed) return failed;
+    if (llm_prefix_evict(e, ids, n, luaL_optstring(L, 3, NULL), &err)) return api_fail(L, &err);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
 void api_open_engine(lua_State *L)
 {
-    static const luaL_Reg methods[] = {{"close", engine_close},
+    static const luaL_Reg methods[] = {{"prefix_pin", prefix_pin},
+                                       {"prefix_unpin", prefix_unpin},
+                                       {"prefix_evict", prefix_evict},
+                                       {"close", engine_close},
                                        {"is_open", engine_is_open},
                                        {"info", engine_info},
                                        {"stats", engine_stats},

@@ -33,6 +33,7 @@ static void count(struct llm_engine *e)
     SET(n_running, s->n_running);
     SET(n_waiting, s->line.n_waiting);
     SET(n_used, e->kv.n_used);
+    SET(n_pinned, e->pins.n_pages);
     SET(n_peak, s->n_used_peak);
     SET(waste, s->waste_peak);
     SET(n_preemptions, s->n_preemptions);
@@ -176,6 +177,9 @@ static void take_letter(struct llm_engine *e, struct letter *letter)
     case LETTER_DEPARTURE:
         handle_depart(e, (struct handle *)((char *)letter - offsetof(struct handle, departure)));
         break;
+    case LETTER_ERRAND:
+        pins_run(e, letter);
+        break;
     case LETTER_FAREWELL:
         sem_post(&((struct farewell *)letter)->done); /* all that was posted to its client is posted */
         break;
@@ -190,6 +194,7 @@ static void drain(struct llm_engine *e)
     }
     e->kv.now = e->now;
     admission_look(e);
+    pins_look(&e->pins, &e->kv, e->now);
     page_map_draw(e);
     if (atomic_exchange_explicit(&e->forget, 0, memory_order_acquire)) kv_forget(&e->kv);
     if (!atomic_exchange_explicit(&e->cancels, 0, memory_order_acquire)) return;
@@ -499,6 +504,7 @@ static void destroy(struct llm_engine *e)
     e->model.close(e->model.self);
     mailbox_deinit(&e->inbox);
     kv_pool_deinit(&e->kv);
+    pins_deinit(&e->pins);
     scheduler_deinit(&e->scheduler);
     batch_deinit(&e->batch);
     policy_book_deinit(&e->policies);
@@ -540,6 +546,7 @@ static llm_status init(struct llm_engine *e, struct llm_error *err)
                                         .prefix_caching = c->prefix_caching,
                                         .priority = c->priority};
     int32_t longest = (c->max_model_len + c->block_size - 1) / c->block_size;
+    pins_init(&e->pins, c->n_pages, longest);
     llm_status status = mailbox_init(&e->inbox, err);
     if (!status) status = kv_pool_init(&e->kv, c->n_pages, c->block_size, NULL, err);
     if (!status) status = scheduler_init(&e->scheduler, &options, &e->kv, err);

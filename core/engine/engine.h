@@ -9,6 +9,7 @@
 #include "base/pool.h"
 #include "engine/admission.h"
 #include "engine/batch.h"
+#include "engine/pins.h"
 #include "engine/pace.h"
 #include "engine/policy_sample.h"
 #include "engine/request.h"
@@ -78,7 +79,7 @@ struct step {
 
 /* What llm_engine_stats reads; written by the engine's thread once a step. */
 struct engine_counters {
-    _Atomic int32_t n_running, n_waiting, n_used, n_peak;
+    _Atomic int32_t n_running, n_waiting, n_used, n_peak, n_pinned;
     _Atomic uint64_t n_steps, n_prompt_tokens, n_output_tokens, n_preemptions, n_prefix_queries,
         n_prefix_hits, n_finished, busy_ns;
     _Atomic double waste;
@@ -108,6 +109,7 @@ struct llm_engine {
 
     /* the engine's thread's */
     struct kv_pool kv;
+    struct pins pins;
     struct scheduler scheduler;
     struct batch_buffers batch;
     struct sampler *samplers; /* [model.n_workers] */

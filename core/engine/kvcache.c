@@ -162,6 +162,19 @@ int32_t kv_find(struct kv_pool *pool, struct block_hash hash)
     return page;
 }
 
+int kv_evict(struct kv_pool *pool, struct block_hash hash)
+{
+    int32_t page = prefix_find(&pool->index, hash);
+    if (page < 0) return 0;
+    unname(pool, page);
+    if (pool->pages[page].refs == 0) {
+        unlink_cached(pool, page);
+        note_loss(pool, page);
+        push_spare(pool, page);
+    }
+    return 1;
+}
+
 void kv_forget(struct kv_pool *pool)
 {
     for (int32_t page = 0; page < pool->n_touched; page++)

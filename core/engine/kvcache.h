@@ -67,6 +67,8 @@ void kv_rewrite(struct kv_pool *pool, int32_t page, int32_t n);
 void kv_name(struct kv_pool *pool, int32_t page, struct block_hash hash);
 /* A page that holds this block, with one more reference; -1: none. */
 int32_t kv_find(struct kv_pool *pool, struct block_hash hash);
+/* Forgets one block, and with it what follows it: that cannot be found without it. 0: it is not there. */
+int kv_evict(struct kv_pool *pool, struct block_hash hash);
 /* Forgets all names. Used pages stay as they are. */
 void kv_forget(struct kv_pool *pool);
 

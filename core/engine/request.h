@@ -41,7 +41,7 @@ static inline uint64_t news_text(uint64_t news)
 }
 
 /* What comes to the engine's mailbox. */
-enum letter_kind { LETTER_REQUEST, LETTER_FORK, LETTER_DEPARTURE, LETTER_FAREWELL };
+enum letter_kind { LETTER_REQUEST, LETTER_FORK, LETTER_DEPARTURE, LETTER_FAREWELL, LETTER_ERRAND };
 struct letter {
     struct mail mail; /* first */
     enum letter_kind kind;

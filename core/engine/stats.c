@@ -16,6 +16,7 @@ void llm_engine_stats(const struct llm_engine *engine, struct llm_stats *out)
                               .n_blocks = engine->config.n_pages,
                               .n_blocks_used = GET(n_used),
                               .n_blocks_peak = GET(n_peak),
+                              .n_blocks_pinned = GET(n_pinned),
                               .kv_waste_peak = GET(waste),
                               .n_steps = GET(n_steps),
                               .n_prompt_tokens = GET(n_prompt_tokens),

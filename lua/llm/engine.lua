@@ -186,6 +186,29 @@ function Engine:remove_policy(name)
   if not ok then error(message, 2) end
 end
 
+local function prefix_of(engine, prompt)
+  if type(prompt) == "string" then return tokenizer_or_fail(engine):encode(prompt) end
+  if type(prompt) == "table" then return prompt end
+  error("a prefix is text or a list of token ids; it is a " .. type(prompt), 3)
+end
+
+-- Keeps a beginning of prompts (text or ids) in the prefix cache, computing it first. options: seconds (nil: until it is
+-- unpinned), cache_salt. Returns a number for unpin and the tokens that are kept: whole blocks. nil and a message if
+-- there is no room: all pins together hold a quarter of the blocks.
+function Engine:pin(prompt, options)
+  local ids, salt = prefix_of(self, prompt), options and options.cache_salt
+  self:generate(ids, { max_tokens = 1 }, { cache_salt = salt, progress = false })
+  return handle_of(self):prefix_pin(ids, salt, options and options.seconds or 0)
+end
+
+-- Lets a pin go; nil and a message if there is none of this number (any more).
+function Engine:unpin(id) return handle_of(self):prefix_unpin(id) end
+
+-- Forgets what is cached of prompts with this beginning; nil and a message if nothing is. options: cache_salt.
+function Engine:evict(prompt, options)
+  return handle_of(self):prefix_evict(prefix_of(self, prompt), options and options.cache_salt)
+end
+
 -- Loads the engine's scheduler: the path of a file, or a name for messages and its Lua text. Requests that come from now
 -- on go by it; one is there at a time. Raises if it does not load: then the one before goes on.
 function Engine:load_scheduler(source, text, options)

@@ -262,6 +262,8 @@ local function engine_text(out)
     out:family("vllm:" .. entry[1], "histogram", entry[2], true)
     each_book(function(book) out:histogram(book.labels, book.engine.handle:histogram(entry[3])) end)
   end
+  out:family("llmlua:kv_blocks_pinned", "gauge", "KV blocks that pinned prefixes keep.", true)
+  each_book(function(book) out:sample(book.labels, stats[book].n_blocks_pinned) end)
   info_text(out)
 end
 

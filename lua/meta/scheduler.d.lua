@@ -54,6 +54,22 @@ local Engine = {}
 ---@return string name, integer generation
 function Engine:load_scheduler(source, text, options) end
 
+---Keeps a beginning of prompts in the prefix cache, computing it first. All pins hold a quarter of the blocks at most.
+---@param prompt string|integer[]
+---@param options? {seconds?: number, cache_salt?: string}
+---@return integer? id, integer|string tokens or a message
+function Engine:pin(prompt, options) end
+
+---@param id integer
+---@return true? ok, string? message
+function Engine:unpin(id) end
+
+---Forgets what is cached of prompts with this beginning.
+---@param prompt string|integer[]
+---@param options? {cache_salt?: string}
+---@return true? ok, string? message
+function Engine:evict(prompt, options) end
+
 ---Requests are scheduled without a script again.
 function Engine:remove_scheduler() end
 

@@ -178,6 +178,30 @@ describe("a scheduler", function()
   end))
 end)
 
+describe("a pinned prefix", function()
+  it("stays when others come, until its time is over", in_task(function()
+    local engine = open_engine { max_model_len = 512, kv_cache_memory = 1024 * 512, null_step_ms = 0 }
+    local function cached(prompt) return engine:generate(prompt, { max_tokens = 1 })[1].num_cached_tokens end
+    local function crowd()
+      for i = 1, 10 do engine:generate(("%d!"):format(i):rep(200):sub(1, 400), { max_tokens = 1 }) end
+    end
+    local text = ("pinned "):rep(30)
+    local id, n = engine:pin(text)
+    assert.equal(208, n)
+    assert.equal(13, engine:stats().n_blocks_pinned)
+    crowd()
+    assert.equal(208, cached(text .. "and more"))
+    assert.is_true(engine:unpin(id))
+    assert.is_nil((engine:unpin(id)))
+    crowd()
+    assert.equal(0, cached(text .. "and more"))
+    assert.is_true(engine:evict(text))
+    assert.equal(0, cached(text .. "and more"))
+    assert.is_nil((engine:pin("short")))
+    assert.is_false((pcall(engine.pin, engine, 5)))
+  end))
+end)
+
 describe("tenant_limits.lua over HTTP", function()
   it("limits a tenant by the name of its key, and nobody else", in_task(function()
     local engine = open_engine { null_step_ms = 5 }
