@@ -195,6 +195,7 @@ function Engine:info() end
 ---@field n_blocks integer
 ---@field n_blocks_used integer
 ---@field n_blocks_peak integer
+---@field n_blocks_pinned integer of those used, by pinned prefixes
 ---@field kv_waste_peak number share of slots in used pages that held no token, at the fullest step
 ---@field n_steps integer
 ---@field n_prompt_tokens integer
