@@ -14,6 +14,8 @@ if [ -d "$root/bin" ]; then bin=$root/bin; tests=$root/tests; gpu=$bin; bench=$b
   bin=$root/build; tests=$root/tests/gpu; gpu=$bin/gpu; bench=$bin; fi
 command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 passed=0; failed=0
+export JSON=$out/gpu-check.json
+rm -f "$JSON"
 
 check() { # name command…
   local name=$1 start=$SECONDS; shift
@@ -35,7 +37,7 @@ for part in "${parts[@]}"; do
       else echo "sanitizer: skipped, compute-sanitizer is not installed"; fi ;;
     kernels) for b in "$bench"/bench_cuda_*; do timeout 200 "$b"; done ;;
     bench) "$bin/llmlua" "$tests/bench_engine.lua" --config "$tests/shapes/llama-3.1-8b" --device cuda \
-             $([ $quick = 1 ] && echo --quick) ;;
+             --json-file "$JSON" $([ $quick = 1 ] && echo --quick) ;;
     serve) python3 "$tests/bench_serve.py" "$bin/llmlua" "$root/scripts/serve.lua" "$tests/shapes/llama-3.1-8b" ;;
     *) echo "gpu-check.sh: no part $part"; exit 2 ;;
   esac

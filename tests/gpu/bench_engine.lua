@@ -5,7 +5,7 @@ local opts = llm.options(arg, {
   { name = "config", type = "path", help = "directory with a config.json" },
   { name = "quick", type = "boolean", initial = false, help = "the rows that say most" },
   { name = "rows", type = "string", many = true, help = "decode, policy, prefill, offline", default = "all" },
-  { name = "json", type = "boolean", initial = false, help = "print one object a line" },
+  { name = "json_file", type = "path", help = "add an object a line to this file" },
 })
 opts.model, opts.load_format, opts.skip_tokenizer_init = opts.config, "dummy", true
 opts.max_model_len = opts.max_model_len or 33000
@@ -28,13 +28,12 @@ local function generate(prompts, n, more)
   return outputs, llm.now() - start
 end
 
+local json = opts.json_file and assert(io.open(opts.json_file, "a"))
+
 local function report(name, value, unit, ...)
-  if opts.json then
-    print(llm.json.encode{ name = name, value = value, unit = unit })
-  else
-    print(("%-34s %9.2f %s  %s"):format(name, value, unit, table.concat({ ... }, "  ")))
-  end
+  print(("%-34s %9.2f %s  %s"):format(name, value, unit, table.concat({ ... }, "  ")))
   io.flush()
+  if json then json:write(llm.json.encode{ name = name, value = value, unit = unit }, "\n") end
 end
 
 local function wanted(row)

@@ -105,6 +105,6 @@ with tempfile.TemporaryDirectory() as path:
         server.terminate()
         server.wait()
     if os.environ.get("JSON"):
-        with open(os.environ["JSON"], "w") as out:
+        with open(os.environ["JSON"], "a") as out:
             for row in rows:
-                out.write(json.dumps(row) + "\n")
+                out.write(json.dumps({"name": "serve", **row}) + "\n")
