@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "engine/engine.h"
+#include "engine/progress.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -179,7 +180,7 @@ static void end_late(struct llm_engine *e)
             llm_fail(&r->error, LLM_ECANCELED, "the request took longer than its timeout, %.3g s%s",
                      (double)(r->deadline - r->t_submitted) * 1e-9,
                      r->scheduled ? "" : "; it was still waiting for its turn");
-            engine_refuse(e, r);
+            progress_finish(e, r, LLM_FINISH_ERROR);
         } else {
             set_deadline(&e->admission, r, r->deadline);
         }

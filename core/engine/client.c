@@ -147,7 +147,7 @@ void llm_release(struct llm_request *r)
 
 /* ---- events -------------------------------------------------------------------------------------------- */
 
-static struct output *output_of(struct mail *m)
+static struct output *output_with(struct mail *m)
 {
     return (struct output *)((char *)m - offsetof(struct output, mail));
 }
@@ -158,7 +158,7 @@ static struct output *peek(struct llm_client *c)
     for (;;) {
         if (!c->letters) c->letters = mailbox_take(&c->box);
         if (!c->letters) return NULL;
-        struct output *o = output_of(c->letters);
+        struct output *o = output_with(c->letters);
         struct llm_request *r = o->request;
         if (!r->released) return o;
         c->letters = c->letters->next;

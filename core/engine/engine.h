@@ -132,14 +132,10 @@ struct llm_engine {
 llm_status engine_start(const struct engine_config *config, const struct engine_model *model,
                         struct llm_engine **out, struct llm_error *err);
 
-/* The real model: loads it on the CPU's backend, decides all settings, fills *config, *info and *out, for
- * engine_start. Errors: those of llm_engine_open. */
+/* The real model: loads it on the backend that options->device names, decides all settings, fills *config,
+ * *info and *out, for engine_start. Errors: those of llm_engine_open. */
 llm_status decoder_model_open(const struct llm_engine_options *options, struct engine_config *config,
                               struct llm_model_info *info, struct engine_model *out, struct llm_error *err);
-
-/* The engine's thread, between steps: ends a request, as a cancelled one; or with r->error. */
-void engine_abort(struct llm_engine *e, struct llm_request *r);
-void engine_refuse(struct llm_engine *e, struct llm_request *r);
 
 /* Draws e->map if it is wanted. */
 void page_map_draw(struct llm_engine *e);

@@ -1,6 +1,7 @@
 /* Handles on the engine's thread. */
 
 #include "engine/handle.h"
+#include "engine/progress.h"
 
 #include "base/mem.h"
 
@@ -8,7 +9,7 @@
  */
 static void end_borrower(struct llm_engine *e, struct handle *h)
 {
-    if (h->borrower) engine_abort(e, h->borrower);
+    if (h->borrower) progress_finish(e, h->borrower, LLM_FINISH_ABORT);
 }
 
 static void rewind_to(struct llm_engine *e, struct handle *h, int32_t n_tokens)

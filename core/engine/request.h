@@ -86,6 +86,12 @@ struct output {
     int32_t n_rendered, n_delivered; /* tokens */
 };
 
+/* The output that a sequence of the scheduler is. */
+static inline struct output *output_of(struct sequence *q)
+{
+    return (struct output *)q; /* its first member */
+}
+
 struct llm_request {
     /* constant once submitted */
     struct llm_engine *engine;
