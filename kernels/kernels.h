@@ -99,7 +99,7 @@ struct linear_args {
     const float *bias;      /* [n_out]; null: 0 */
     enum linear_epilogue epilogue;
     enum activation act;
-    void *y; /* activation type; f32 in host memory if f32_out */
+    void *y; /* activation type; f32 if f32_out */
     int64_t y_stride;
     int f32_out; /* 1: the logits */
 };

@@ -32,7 +32,7 @@ static int hex_digit(char c)
     return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
-/* The value of \uXXXX at s; -1: it is none. */
+/* The value of \u and four hex digits at s; -1: it is none. */
 static int32_t read_unit(const char *s, const char *end)
 {
     int32_t v = 0;
