@@ -54,9 +54,10 @@ static llm_status fake_check_step(const struct fake_device *d, const struct devi
             max_query = rows;
         if (b->kv_len[s] > max_kv) max_kv = b->kv_len[s];
     }
-    if (step->n_decode != n_decode || step->max_query != max_query || step->max_kv != max_kv)
+    struct batch_shape shape = batch_shape_of(b);
+    if (shape.n_decode != n_decode || shape.max_query != max_query || shape.max_kv != max_kv)
         return llm_fail(err, LLM_EFAILED, "a step of shape %d, %d, %d is said to be %d, %d, %d", n_decode,
-                        max_query, max_kv, step->n_decode, step->max_query, step->max_kv);
+                        max_query, max_kv, shape.n_decode, shape.max_query, shape.max_kv);
     if (step->n_rows < 0 || step->n_rows > d->max_seqs)
         return llm_fail(err, LLM_EFAILED, "%d rows to sample", step->n_rows);
     for (int32_t i = 0; i < step->n_rows; i++) {

@@ -62,3 +62,16 @@ const struct batch *batch_build(struct batch_buffers *b, const struct plan *plan
                               .block_table_stride = b->stride};
     return &b->batch;
 }
+
+struct batch_shape batch_shape_of(const struct batch *b)
+{
+    struct batch_shape shape = {0};
+    for (int32_t i = 0, decoding = 1; i < b->n_seqs; i++) {
+        int32_t rows = b->seq_start[i + 1] - b->seq_start[i];
+        decoding &= rows == 1;
+        shape.n_decode += decoding;
+        if (!decoding && rows > shape.max_query) shape.max_query = rows;
+        if (b->kv_len[i] > shape.max_kv) shape.max_kv = b->kv_len[i];
+    }
+    return shape;
+}

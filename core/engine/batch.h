@@ -20,6 +20,12 @@ llm_status batch_init(struct batch_buffers *b, int32_t max_tokens, int32_t max_s
                       struct llm_error *err);
 void batch_deinit(struct batch_buffers *b);
 
+/* What a device plans by, as in struct step_shape (kernels/device.h). */
+struct batch_shape {
+    int32_t n_decode, max_query, max_kv;
+};
+struct batch_shape batch_shape_of(const struct batch *batch);
+
 /* Item i of the plan becomes sequence i of the batch, its tokens rows seq_start[i] and on. */
 const struct batch *batch_build(struct batch_buffers *b, const struct plan *plan, int32_t page_size);
 

@@ -314,7 +314,8 @@ llm_status device_launch(void *self, const struct device_step *step, struct llm_
     struct device_io *io = m->io;
     const struct batch *b = step->batch;
     char *pinned = io->pinned[step->mark];
-    int narrow = step->n_decode == b->n_seqs && step->n_rows == b->n_seqs;
+    struct batch_shape shape = batch_shape_of(b);
+    int narrow = shape.n_decode == b->n_seqs && step->n_rows == b->n_seqs;
     struct recording *size = narrow ? size_for(io, RECORD_TOKENS, b->n_seqs) : NULL;
     int32_t n_seqs = size ? size->n_seqs : b->n_seqs;
     if (io->ops->wait_mark(m->backend, step->mark)) return failed(m, err);
@@ -323,9 +324,9 @@ llm_status device_launch(void *self, const struct device_step *step, struct llm_
     if (copy(m, pinned, !narrow, b->n_tokens, n_seqs, widest)) return failed(m, err);
     struct queued q = {.n_tokens = b->n_tokens,
                        .n_seqs = n_seqs,
-                       .n_decode = step->n_decode,
-                       .max_query = step->max_query,
-                       .max_kv = step->max_kv,
+                       .n_decode = shape.n_decode,
+                       .max_query = shape.max_query,
+                       .max_kv = shape.max_kv,
                        .n_rows = step->n_rows,
                        .wide = 1};
     llm_status st = size ? run_recorded(m, RECORD_TOKENS, size, err) : queue_step(m, &q, err);
@@ -350,14 +351,13 @@ llm_status device_forward(void *self, const struct batch *b, struct llm_error *e
 {
     struct decoder_model *m = self;
     struct device_io *io = m->io;
-    struct queued q = {.n_tokens = b->n_tokens, .n_seqs = b->n_seqs, .wide = 1};
-    for (int32_t i = 0, decoding = 1; i < b->n_seqs; i++) {
-        int32_t rows = b->seq_start[i + 1] - b->seq_start[i];
-        decoding &= rows == 1;
-        q.n_decode += decoding;
-        if (!decoding && rows > q.max_query) q.max_query = rows;
-        if (b->kv_len[i] > q.max_kv) q.max_kv = b->kv_len[i];
-    }
+    struct batch_shape shape = batch_shape_of(b);
+    struct queued q = {.n_tokens = b->n_tokens,
+                       .n_seqs = b->n_seqs,
+                       .n_decode = shape.n_decode,
+                       .max_query = shape.max_query,
+                       .max_kv = shape.max_kv,
+                       .wide = 1};
     struct recording *size = q.n_decode == b->n_seqs ? size_for(io, RECORD_STATES, b->n_seqs) : NULL;
     int32_t n_seqs = size ? size->n_seqs : b->n_seqs;
     if (io->ops->wait_mark(m->backend, 0)) return failed(m, err);

@@ -21,8 +21,6 @@
  * be places where an earlier step leaves them (struct feed_args). */
 struct device_step {
     const struct batch *batch;     /* in host memory */
-    int32_t n_decode;              /* the first n_decode sequences have one row each */
-    int32_t max_query, max_kv;     /* as in struct step_shape */
     const struct sample_row *rows; /* [n_rows]; `row` is a row of the batch; each names its slot */
     int32_t n_rows;
     int mark; /* 0 or 1: which of two steps in flight */

@@ -120,21 +120,6 @@ static void await_all(struct llm_engine *e, const struct batch *batch, struct st
     }
 }
 
-static void describe(const struct llm_engine *e, const struct batch *batch, struct device_step *d)
-{
-    int decoding = 1;
-    for (int32_t i = 0; i < batch->n_seqs; i++) {
-        int32_t rows = batch->seq_start[i + 1] - batch->seq_start[i];
-        decoding &= rows == 1;
-        if (decoding)
-            d->n_decode++;
-        else if (rows > d->max_query)
-            d->max_query = rows;
-        if (batch->kv_len[i] > d->max_kv) d->max_kv = batch->kv_len[i];
-    }
-    (void)e;
-}
-
 static llm_status launch(struct llm_engine *e, struct step *step, struct llm_error *err)
 {
     note_plan(e);
@@ -149,7 +134,6 @@ static llm_status launch(struct llm_engine *e, struct step *step, struct llm_err
     step->launched = clock_ns();
     await_all(e, batch, step);
     struct device_step d = {.batch = batch, .rows = e->sample_rows, .n_rows = step->n, .mark = step->mark};
-    describe(e, batch, &d);
     return e->model.launch(e->model.self, &d, err);
 }
 
