@@ -9,6 +9,7 @@
  * why. Pinned memory (`alloc_pinned`) is host memory that the device copies to and from by itself. */
 
 #include "kernels/kernels.h"
+#include "kernels/sampling.h"
 
 /* What the host knows of the step about to run, before its first op: for planning. A recorded step is run for
  * many batches, so there the counts are those it was recorded for, and rows in excess of the batch are
@@ -27,27 +28,6 @@ struct feed_args {
     int32_t n;
     const int32_t *from, *last;
     int32_t *tokens;
-};
-
-/* How one row is sampled: llm_sampling's parameters, as core/engine/sampler.h says, to the same token for the
- * same row. */
-struct sample_row {
-    int32_t row;  /* of the logits */
-    int32_t slot; /* where the token goes; -1: padding */
-    int32_t top_k;
-    float temperature, top_p, min_p;
-    uint32_t stream;
-    uint64_t seed, position;
-};
-
-/* last[r.slot] = out[i] = the token for r = rows[i]. */
-struct sample_args {
-    int32_t n;
-    const struct sample_row *rows; /* [n] on the device */
-    const float *logits;           /* [*, vocab_size] */
-    int64_t logits_stride;
-    int32_t vocab_size;
-    int32_t *last, *out;
 };
 
 struct device_recording; /* a recorded step */
@@ -75,7 +55,7 @@ struct device_ops {
     /* Before the ops of a step. */
     llm_status (*begin)(struct backend *be, const struct step_shape *shape);
     llm_status (*feed)(struct backend *be, const struct feed_args *a);
-    llm_status (*sample)(struct backend *be, const struct sample_args *a);
+    const struct sampling_ops *sampling; /* null: the host samples */
 
     /* Between record and recorded, ops are noted and not run; replay runs them. */
     llm_status (*record)(struct backend *be);

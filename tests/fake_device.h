@@ -17,12 +17,12 @@ struct fake_device {
     struct fake_model *model;
     int32_t max_seqs;
     struct sampler sampler;
-    float *logits;      /* [vocab_size] */
-    int32_t *last;      /* [2 * max_seqs] places */
-    int32_t *tokens[2]; /* [max_seqs] of a mark */
-    int32_t *fed;       /* [max_tokens] */
-    int32_t *written;   /* [n_pages * page_size] the step that wrote a slot last */
-    int flying[2];      /* 1: launched, not collected */
+    float *logits;           /* [vocab_size] */
+    int32_t *last;           /* [2 * max_seqs] places */
+    struct sampled *rows[2]; /* [max_seqs] of a mark */
+    int32_t *fed;            /* [max_tokens] */
+    int32_t *written;        /* [n_pages * page_size] the step that wrote a slot last */
+    int flying[2];           /* 1: launched, not collected */
     struct fake_work *first, **end;
     uint64_t luck;
     int32_t eagerness; /* of 100: chance that a piece of work runs before it must */

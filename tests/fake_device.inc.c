@@ -116,7 +116,7 @@ static void fake_sample(struct fake_device *d, const struct fake_work *w)
         struct sample_input in = {
             .params = &p, .seed = r->seed, .stream = r->stream, .position = r->position};
         fake_row(d->model->state[r->row], d->model->vocab_size, d->logits);
-        d->tokens[w->mark][i] = d->last[r->slot] = sampler_pick(&d->sampler, d->logits, &in);
+        d->rows[w->mark][i].token = d->last[r->slot] = sampler_pick(&d->sampler, d->logits, &in);
     }
 }
 
@@ -205,12 +205,12 @@ static llm_status fake_launch(void *self, const struct device_step *step, struct
     if (!status) status = fake_check_step(d, step, err);
     if (status) return status;
     d->flying[step->mark] = 1;
-    for (int32_t i = 0; i < d->max_seqs; i++) d->tokens[step->mark][i] = FAKE_POISON;
+    for (int32_t i = 0; i < d->max_seqs; i++) d->rows[step->mark][i].token = FAKE_POISON;
     fake_queue(d, fake_stage(step));
     return fake_run_some(d, err);
 }
 
-static llm_status fake_collect(void *self, int mark, const int32_t **tokens, struct llm_error *err)
+static llm_status fake_collect(void *self, int mark, const struct sampled **rows, struct llm_error *err)
 {
     struct fake_device *d = self;
     if (d->fail_collect_after >= 0 && d->n_collected >= d->fail_collect_after)
@@ -225,7 +225,7 @@ static llm_status fake_collect(void *self, int mark, const int32_t **tokens, str
         if (status) return status;
     }
     d->flying[mark] = 0;
-    *tokens = d->tokens[mark];
+    *rows = d->rows[mark];
     return fake_run_some(d, err);
 }
 
@@ -273,8 +273,8 @@ static void fake_device_close(void *self)
     fake_close(d->model);
     free(d->logits);
     free(d->last);
-    free(d->tokens[0]);
-    free(d->tokens[1]);
+    free(d->rows[0]);
+    free(d->rows[1]);
     free(d->fed);
     free(d->written);
     free(d);
@@ -293,7 +293,7 @@ struct fake_device *fake_device_new(struct fake_model *m, int32_t max_seqs, int3
     d->logits = malloc(sizeof *d->logits * (size_t)m->vocab_size);
     d->last = malloc(sizeof *d->last * 2 * (size_t)max_seqs);
     for (int32_t i = 0; i < 2 * max_seqs; i++) d->last[i] = FAKE_POISON;
-    for (int k = 0; k < 2; k++) d->tokens[k] = malloc(sizeof **d->tokens * (size_t)max_seqs);
+    for (int k = 0; k < 2; k++) d->rows[k] = calloc(1, sizeof **d->rows * (size_t)max_seqs);
     d->fed = malloc(sizeof *d->fed * (size_t)m->max_tokens);
     d->written = calloc((size_t)m->n_pages * (size_t)m->page_size, sizeof *d->written);
     if (sampler_init(&d->sampler, m->vocab_size, NULL)) abort();

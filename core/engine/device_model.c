@@ -36,11 +36,11 @@ struct device_io {
     struct layout layout;
     int32_t max_tokens, max_seqs, stride, scratch_page, max_model_len, max_logit_rows;
     char *pinned[2], *device;
-    int32_t *out_pinned[2]; /* [max_seqs] */
-    int32_t *tokens;        /* [max_tokens] after feeding */
-    int32_t *last;          /* [2 * max_seqs] */
-    int32_t *out;           /* [max_seqs] */
-    float *logits;          /* [max_logit_rows, vocab_size] */
+    struct sampled *out_pinned[2]; /* [max_seqs] */
+    int32_t *tokens;               /* [max_tokens] after feeding */
+    int32_t *last;                 /* [2 * max_seqs] */
+    struct sampled *out;           /* [max_seqs] */
+    float *logits;                 /* [max_logit_rows, vocab_size] */
     size_t tokens_bytes, last_bytes, out_bytes, logits_bytes;
     struct recording sizes[N_RECORDINGS][MAX_SIZES];
     int32_t n_sizes;
@@ -107,7 +107,7 @@ llm_status device_io_open(struct decoder_model *m, const struct engine_config *c
     choose_sizes(io);
     io->tokens_bytes = sizeof(int32_t) * (size_t)io->max_tokens;
     io->last_bytes = sizeof(int32_t) * 2 * (size_t)io->max_seqs;
-    io->out_bytes = sizeof(int32_t) * (size_t)io->max_seqs;
+    io->out_bytes = sizeof(struct sampled) * (size_t)io->max_seqs;
     io->logits_bytes = sizeof(float) * (size_t)io->max_logit_rows * (size_t)m->model->config.vocab_size;
     int made = !!(io->device = be->alloc(be, io->layout.bytes)) &
                !!(io->tokens = be->alloc(be, io->tokens_bytes)) &
@@ -256,12 +256,13 @@ static llm_status queue_step(struct decoder_model *m, const struct queued *q, st
     if (st) return st;
     struct sample_args sample = {.n = q->n_rows,
                                  .rows = (const struct sample_row *)(void *)(io->device + io->layout.sample),
+                                 .tokens = io->tokens,
                                  .logits = io->logits,
                                  .logits_stride = m->model->config.vocab_size,
                                  .vocab_size = m->model->config.vocab_size,
                                  .last = io->last,
                                  .out = io->out};
-    return io->ops->sample(m->backend, &sample) ? failed(m, err) : LLM_OK;
+    return io->ops->sampling->sample(m->backend, &sample) ? failed(m, err) : LLM_OK;
 }
 
 /* The smallest recorded size that holds n sequences. */
@@ -303,8 +304,7 @@ static void fill_rows(const struct device_io *io, char *pinned, const struct dev
     for (int32_t i = 0; i < n; i++) {
         int real = i < step->n_rows;
         rows[i] = real ? step->rows[i].row : 0;
-        sample[i] = real ? step->rows[i] : (struct sample_row){.slot = -1};
-        sample[i].row = i;
+        sample[i] = real ? step->rows[i] : (struct sample_row){.slot = -1, .seat = -1};
     }
 }
 
@@ -332,15 +332,15 @@ llm_status device_launch(void *self, const struct device_step *step, struct llm_
     llm_status st = size ? run_recorded(m, RECORD_TOKENS, size, err) : queue_step(m, &q, err);
     if (st) return st;
     if (step->n_rows && io->ops->copy_out(m->backend, io->out_pinned[step->mark], io->out,
-                                          sizeof(int32_t) * (size_t)step->n_rows))
+                                          sizeof(struct sampled) * (size_t)step->n_rows))
         return failed(m, err);
     return io->ops->set_mark(m->backend, step->mark) ? failed(m, err) : LLM_OK;
 }
 
-llm_status device_collect(void *self, int mark, const int32_t **tokens, struct llm_error *err)
+llm_status device_collect(void *self, int mark, const struct sampled **rows, struct llm_error *err)
 {
     struct decoder_model *m = self;
-    *tokens = m->io->out_pinned[mark];
+    *rows = m->io->out_pinned[mark];
     return m->io->ops->wait_mark(m->backend, mark) ? failed(m, err) : LLM_OK;
 }
 

@@ -40,10 +40,10 @@ struct engine_model {
     /* Zeroed host memory that `logits` fills fastest; null functions: any memory. */
     void *(*alloc_rows)(void *self, size_t bytes);
     void (*free_rows)(void *self, void *rows);
-    /* A device that samples (else null): queues a step, and gives the tokens of one when they are there.
-     * tokens [n_rows] live until the mark is used again. */
+    /* A device that samples (else null): queues a step, and gives what came of one when it is there.
+     * rows [n_rows] live until the mark is used again. */
     llm_status (*launch)(void *self, const struct device_step *step, struct llm_error *err);
-    llm_status (*collect)(void *self, int mark, const int32_t **tokens, struct llm_error *err);
+    llm_status (*collect)(void *self, int mark, const struct sampled **rows, struct llm_error *err);
     void (*close)(void *self);
 };
 

@@ -102,7 +102,8 @@ static void await(struct llm_engine *e, struct step *step, struct output *o, int
                                                   .min_p = p->min_p,
                                                   .stream = (uint32_t)q->index,
                                                   .seed = o->request->seed,
-                                                  .position = (uint64_t)sequence_length(q)};
+                                                  .position = (uint64_t)sequence_length(q),
+                                                  .seat = -1};
     q->output[q->n_output++] = -1 - place;
     q->n_pending++;
     step->rows[step->n++] = (struct step_row){o, 1};
@@ -140,13 +141,13 @@ static llm_status launch(struct llm_engine *e, struct step *step, struct llm_err
 /* Puts the tokens of a step where places were. */
 static llm_status collect(struct llm_engine *e, struct step *step, struct llm_error *err)
 {
-    const int32_t *tokens;
-    llm_status status = e->model.collect(e->model.self, step->mark, &tokens, err);
+    const struct sampled *rows;
+    llm_status status = e->model.collect(e->model.self, step->mark, &rows, err);
     pace_learn(&e->pace, step->n_tokens, step->launched, clock_ns());
     for (int32_t i = 0; i < step->n && !status; i++) {
         if (!step->rows[i].first) continue;
         struct sequence *q = &step->rows[i].first->sequence;
-        q->output[q->n_output - q->n_pending--] = tokens[i];
+        q->output[q->n_output - q->n_pending--] = rows[i].token;
     }
     return status;
 }

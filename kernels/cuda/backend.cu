@@ -244,6 +244,15 @@ static void cuda_close(struct backend *be)
     mem_free(cu);
 }
 
+static struct sampling_ops make_sampling_table(void)
+{
+    struct sampling_ops s = {};
+    s.sample = cuda_sample;
+    return s;
+}
+
+static const struct sampling_ops sampling_table = make_sampling_table();
+
 static struct device_ops make_device_table(void)
 {
     struct device_ops d = {};
@@ -259,7 +268,7 @@ static struct device_ops make_device_table(void)
     d.wait_mark = device_wait_mark;
     d.begin = device_begin;
     d.feed = cuda_feed;
-    d.sample = cuda_sample;
+    d.sampling = &sampling_table;
     d.record = device_record;
     d.recorded = device_recorded;
     d.replay = device_replay;

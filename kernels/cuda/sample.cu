@@ -428,7 +428,7 @@ static __global__ void __launch_bounds__(THREADS, 1) sample_kernel(struct sample
     pdl_wait();
     struct sample_row p = a.rows[blockIdx.x];
     if (p.slot < 0) return;
-    const float *x = a.logits + p.row * a.logits_stride;
+    const float *x = p.seat >= 0 ? a.state[blockIdx.x].at : a.logits + blockIdx.x * a.logits_stride;
     int n = a.vocab_size, token = 0x7fffffff;
     float max = -INFINITY;
     each(x, n, [&](int i, float v) {
@@ -445,7 +445,7 @@ static __global__ void __launch_bounds__(THREADS, 1) sample_kernel(struct sample
         int drawn = choose({x, n, max, 1 / p.temperature, -FLT_MAX}, &p, (double)u53 * 0x1p-53, &s);
         if (drawn >= 0) token = drawn;
     }
-    if (threadIdx.x == 0) a.out[blockIdx.x] = a.last[p.slot] = token;
+    if (threadIdx.x == 0) a.out[blockIdx.x].token = a.last[p.slot] = token;
 }
 
 llm_status cuda_sample(struct backend *be, const struct sample_args *a)

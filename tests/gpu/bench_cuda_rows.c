@@ -75,7 +75,7 @@ static void measure_copy(void)
 
 static void run_sample(void *arg)
 {
-    be->device->sample(be, arg);
+    be->device->sampling->sample(be, arg);
 }
 
 static void measure_sampling(void)
@@ -100,7 +100,8 @@ static void measure_sampling(void)
     }
     be->device->upload(be, logits, host, n * sizeof *host);
     struct sample_row *rows = be->alloc(be, MAX_ROWS * sizeof *rows);
-    int32_t *last = be->alloc(be, MAX_ROWS * sizeof *last), *out = be->alloc(be, MAX_ROWS * sizeof *out);
+    int32_t *last = be->alloc(be, MAX_ROWS * sizeof *last);
+    struct sampled *out = be->alloc(be, MAX_ROWS * sizeof *out);
     const int32_t batches[] = {1, 64, 128};
     for (size_t w = 0; w < sizeof ways / sizeof *ways; w++)
         for (int b = 0; b < 3; b++) {
@@ -112,7 +113,8 @@ static void measure_sampling(void)
                                                .temperature = ways[w].temperature,
                                                .top_p = ways[w].top_p,
                                                .min_p = ways[w].min_p,
-                                               .seed = (uint64_t)i};
+                                               .seed = (uint64_t)i,
+                                               .seat = -1};
             be->device->upload(be, rows, table, sizeof table);
             struct sample_args a = {.n = batches[b],
                                     .rows = rows,

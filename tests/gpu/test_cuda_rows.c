@@ -332,22 +332,23 @@ static void samples(void **state)
                                               .min_p = w->min_p,
                                               .stream = (uint32_t)i % 3,
                                               .seed = (uint64_t)i * 77,
-                                              .position = (uint64_t)i};
+                                              .position = (uint64_t)i,
+                                              .seat = -1};
             }
             rows[5].slot = -1; /* padding: leaves its place alone */
             float *dx = to_device(be, x, (size_t)n, DTYPE_F32);
             struct sample_row *dr = be->alloc(be, sizeof rows);
             int32_t *last = be->alloc(be, sizeof(int32_t) * N_WAYS * DRAWS);
-            int32_t *out = be->alloc(be, sizeof(int32_t) * N_WAYS * DRAWS);
+            struct sampled *out = be->alloc(be, sizeof *out * N_WAYS * DRAWS);
             be->device->upload(be, dr, rows, sizeof rows);
             struct sample_args a = {.n = N_WAYS * DRAWS,
                                     .rows = dr,
                                     .logits = dx,
-                                    .logits_stride = n,
+                                    .logits_stride = 0, /* one row for all */
                                     .vocab_size = n,
                                     .last = last,
                                     .out = out};
-            assert_int_equal(be->device->sample(be, &a), LLM_OK);
+            assert_int_equal(be->device->sampling->sample(be, &a), LLM_OK);
             int32_t got[N_WAYS * DRAWS];
             assert_int_equal(be->device->download(be, got, last, sizeof got), LLM_OK);
             assert_int_equal(got[5], 0);
