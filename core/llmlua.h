@@ -107,6 +107,7 @@ struct llm_stats {
     uint64_t n_prefix_queries, n_prefix_hits; /* tokens */
     uint64_t n_finished;
     double busy_seconds; /* time inside steps */
+    double wait_seconds; /* of that, spent waiting for a device, which was computing meanwhile */
 };
 void llm_engine_stats(const struct llm_engine *engine, struct llm_stats *out);
 

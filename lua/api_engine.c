@@ -195,7 +195,7 @@ static int engine_stats(lua_State *L)
     struct api_engine *e = api_check_engine(L, 1);
     struct llm_stats stats;
     llm_engine_stats(e->engine, &stats);
-    lua_createtable(L, 0, 14);
+    lua_createtable(L, 0, 16);
     set_number(L, "n_running", stats.n_running);
     set_number(L, "n_waiting", stats.n_waiting);
     set_number(L, "n_blocks", stats.n_blocks);
@@ -211,6 +211,7 @@ static int engine_stats(lua_State *L)
     set_number(L, "n_prefix_hits", (double)stats.n_prefix_hits);
     set_number(L, "n_finished", (double)stats.n_finished);
     set_number(L, "busy_seconds", stats.busy_seconds);
+    set_number(L, "wait_seconds", stats.wait_seconds);
     return 1;
 }
 

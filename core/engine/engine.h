@@ -79,7 +79,7 @@ struct step {
 struct engine_counters {
     _Atomic int32_t n_running, n_waiting, n_used, n_peak, n_pinned;
     _Atomic uint64_t n_steps, n_prompt_tokens, n_output_tokens, n_preemptions, n_prefix_queries,
-        n_prefix_hits, n_finished, busy_ns;
+        n_prefix_hits, n_finished, busy_ns, wait_ns;
     _Atomic double waste;
     struct histogram step_tokens, token_gap;
 };
@@ -123,7 +123,7 @@ struct llm_engine {
     struct sample_row *sample_rows; /* [max_num_seqs]; null: the model does not sample */
     int64_t now;                    /* ns, at the step's start */
     struct llm_request *requests;
-    uint64_t n_steps, n_prompt_tokens, n_output_tokens, busy_ns;
+    uint64_t n_steps, n_prompt_tokens, n_output_tokens, busy_ns, wait_ns;
 };
 
 /* Starts an engine over a model, which it takes whether or not this succeeds. Errors: LLM_ENOMEM, LLM_EIO. */

@@ -27,6 +27,7 @@ void progress_count(struct llm_engine *e)
     SET(n_prompt_tokens, e->n_prompt_tokens);
     SET(n_output_tokens, e->n_output_tokens);
     SET(busy_ns, e->busy_ns);
+    SET(wait_ns, e->wait_ns);
 #undef SET
 }
 

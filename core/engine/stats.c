@@ -25,7 +25,8 @@ void llm_engine_stats(const struct llm_engine *engine, struct llm_stats *out)
                               .n_prefix_queries = GET(n_prefix_queries),
                               .n_prefix_hits = GET(n_prefix_hits),
                               .n_finished = GET(n_finished),
-                              .busy_seconds = (double)GET(busy_ns) * 1e-9};
+                              .busy_seconds = (double)GET(busy_ns) * 1e-9,
+                              .wait_seconds = (double)GET(wait_ns) * 1e-9};
 #undef GET
 }
 

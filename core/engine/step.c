@@ -142,8 +142,11 @@ static llm_status launch(struct llm_engine *e, struct step *step, struct llm_err
 static llm_status collect(struct llm_engine *e, struct step *step, struct llm_error *err)
 {
     const struct sampled *rows;
+    int64_t began = clock_ns();
     llm_status status = e->model.collect(e->model.self, step->mark, &rows, err);
-    pace_learn(&e->pace, step->n_tokens, step->launched, clock_ns());
+    int64_t now = clock_ns();
+    e->wait_ns += (uint64_t)(now - began);
+    pace_learn(&e->pace, step->n_tokens, step->launched, now);
     for (int32_t i = 0; i < step->n && !status; i++) {
         if (!step->rows[i].first) continue;
         struct sequence *q = &step->rows[i].first->sequence;

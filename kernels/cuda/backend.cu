@@ -3,6 +3,7 @@
 #include "kernels/cuda/cuda.cuh"
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 struct device_recording {
@@ -303,6 +304,24 @@ static void fill_table(struct backend *be, enum llm_dtype act_dtype)
     be->attention = cuda_attention;
 }
 
+/* LLMLUA_CUDA_COMPUTE=8.0 takes the paths of an earlier device, so that they can be tested on a later one. */
+static llm_status take_compute(struct cuda_backend *cu, const cudaDeviceProp *prop, struct llm_error *err)
+{
+    const char *text = getenv("LLMLUA_CUDA_COMPUTE");
+    char end = 0;
+    cu->major = prop->major;
+    cu->minor = prop->minor;
+    cu->smem_max = prop->sharedMemPerBlockOptin;
+    if (!text || !*text) return LLM_OK;
+    if (sscanf(text, "%d.%d%c", &cu->major, &cu->minor, &end) != 2 || cu->major < 8 || cu->minor < 0 ||
+        cu->major * 10 + cu->minor > prop->major * 10 + prop->minor)
+        return llm_fail(err, LLM_EINVAL,
+                        "LLMLUA_CUDA_COMPUTE is \"%s\"; it must be from 8.0 to the device's %d.%d", text,
+                        prop->major, prop->minor);
+    if (cu->major == 8) cu->smem_max = (cu->minor == 0 || cu->minor == 7 ? 163 : 99) * (size_t)1024;
+    return LLM_OK;
+}
+
 static llm_status open_device(struct cuda_backend *cu, const struct cuda_options *options,
                               struct llm_error *err)
 {
@@ -322,11 +341,10 @@ static llm_status open_device(struct cuda_backend *cu, const struct cuda_options
     if (prop.major < 8)
         return llm_fail(err, LLM_EUNSUP, "%s has compute capability %d.%d; 8.0 or later is needed", prop.name,
                         prop.major, prop.minor);
+    llm_status status = take_compute(cu, &prop, err);
+    if (status) return status;
     cu->device = options->device;
     cu->n_sms = prop.multiProcessorCount;
-    cu->major = prop.major;
-    cu->minor = prop.minor;
-    cu->smem_max = prop.sharedMemPerBlockOptin;
     cu->l2_bytes = (size_t)prop.l2CacheSize;
     snprintf(cu->description, sizeof cu->description, "%.128s, %d SMs, compute capability %d.%d", prop.name,
              cu->n_sms, cu->major, cu->minor);

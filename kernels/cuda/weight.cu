@@ -218,7 +218,7 @@ static llm_status load_weight(struct cuda_backend *cu, const struct weight_spec 
     }
     for (int32_t i = 0; i < w->n_blocks && !st; i++) {
         struct weight_block *b = &w->block[i];
-        if (b->format != FORMAT_DENSE || cu->major < 9 || cu->base.act_dtype == DTYPE_F32) continue;
+        if (b->format != FORMAT_DENSE || cu->major != 9 || cu->base.act_dtype == DTYPE_F32) continue;
         st = stream_map(cu, &b->map, b->data, b->n_rows, w->n_in, b->ld, 64);
     }
     return st ? llm_fail(err, st, "%s", cu->failure) : LLM_OK;

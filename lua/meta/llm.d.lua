@@ -204,7 +204,8 @@ function Engine:info() end
 ---@field n_prefix_queries integer tokens
 ---@field n_prefix_hits integer tokens
 ---@field n_finished integer
----@field busy_seconds number
+---@field busy_seconds number inside steps
+---@field wait_seconds number of that, spent waiting for a device
 ---@return llm.Stats
 function Engine:stats() end
 

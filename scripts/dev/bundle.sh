@@ -22,6 +22,7 @@ cp scripts/dev/gpu-check.sh "$dir/scripts/dev/"
 if [ $tests = 1 ]; then
   mkdir -p "$dir/tests"
   cp build/gpu/test_* build/bench_cuda_* "$dir/bin/"
+  [ -f build/gpu/libllmlua_trace.so ] && cp build/gpu/libllmlua_trace.so "$dir/lib/"
   cp -r tests/gpu/*.py tests/gpu/*.lua tests/gpu/shapes "$dir/tests/"
 fi
 
@@ -33,13 +34,13 @@ done
 
 # Of what the programs load, the C and C++ run-time libraries and the driver's and CUDA's stay behind.
 needed() { ldd "$@" 2>/dev/null | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p' | sort -u |
-  grep -vE '/(ld-linux|libc|libm|libdl|librt|libpthread|libgcc_s|libstdc\+\+|libcublas|libcublasLt|libcuda|libnvrtc|libnccl)[-.0-9]*\.so'; }
+  grep -vE '/(ld-linux|libc|libm|libdl|librt|libpthread|libgcc_s|libstdc\+\+|libcublas|libcublasLt|libcuda|libcupti|libnvrtc|libnccl)[-.0-9]*\.so'; }
 for lib in $(needed "$dir"/bin/*); do cp -L "$lib" "$dir/lib/"; done
 for f in "$dir"/bin/*; do strip --strip-debug "$f"; patchelf --set-rpath '$ORIGIN/../lib' "$f"; done
 for f in "$dir"/lib/*.so*; do
   strip --strip-debug "$f"
   case $f in
-    *llmlua_cuda*) patchelf --set-rpath '$ORIGIN:/usr/local/cuda/lib64:/usr/lib/x86_64-linux-gnu' "$f" ;;
+    *llmlua_*) patchelf --set-rpath '$ORIGIN:/usr/local/cuda/lib64:/usr/lib/x86_64-linux-gnu' "$f" ;;
     *) patchelf --set-rpath '$ORIGIN' "$f" ;;
   esac
 done

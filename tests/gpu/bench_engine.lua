@@ -5,6 +5,8 @@ local opts = llm.options(arg, {
   { name = "config", type = "path", help = "directory with a config.json" },
   { name = "quick", type = "boolean", initial = false, help = "the rows that say most" },
   { name = "rows", type = "string", many = true, help = "decode, policy, prefill, offline", default = "all" },
+  { name = "batch", type = "integer", many = true, help = "decode rows of these batch sizes at 1024 alone" },
+  { name = "length", type = "integer", many = true, help = "prefill rows of these lengths alone" },
   { name = "json_file", type = "path", help = "add an object a line to this file" },
 })
 opts.model, opts.load_format, opts.skip_tokenizer_init = opts.config, "dummy", true
@@ -51,9 +53,13 @@ local function decode(batch, depth, more, label)
   local prompts = {}
   for i = 1, batch do prompts[i] = random_ids(depth) end
   generate(prompts, 2)
-  local n, best = 64, math.huge
+  local n, best, host = 64, math.huge, math.huge
   for _ = 1, 2 do
+    local before = engine:stats()
     local outputs = generate(prompts, n, more)
+    local after = engine:stats()
+    host = math.min(host, (after.busy_seconds - before.busy_seconds - (after.wait_seconds - before.wait_seconds))
+      / (after.n_steps - before.n_steps) * 1e6)
     local from, to = 0, math.huge
     for _, o in ipairs(outputs) do
       from = math.max(from, o.metrics.first_token_time)
@@ -63,13 +69,17 @@ local function decode(batch, depth, more, label)
   end
   local bytes = info.weight_bytes + batch * (depth + n / 2) * info.kv_bytes_per_token
   report(("decode b%d at %d%s"):format(batch, depth, label or ""), best, "ms",
-    ("%.0f tok/s"):format(batch / best * 1e3), ("%.2f TB/s"):format(bytes / best / 1e9))
+    ("%.0f tok/s"):format(batch / best * 1e3), ("%.2f TB/s"):format(bytes / best / 1e9),
+    ("host %.0f us a step"):format(host))
 end
 
 if wanted "decode" then
-  for _, batch in ipairs(opts.quick and { 1, 16, 64 } or { 1, 2, 4, 8, 16, 32, 64, 128, 256 }) do decode(batch, 1024) end
-  decode(64, 8192)
-  decode(128, 1024, { temperature = 0.8, top_k = 50, top_p = 0.95 }, " top-k 50 top-p 0.95")
+  local batches = opts.batch or opts.quick and { 1, 16, 64 } or { 1, 2, 4, 8, 16, 32, 64, 128, 256 }
+  for _, batch in ipairs(batches) do decode(batch, 1024) end
+  if not opts.batch then
+    decode(64, 8192)
+    decode(128, 1024, { temperature = 0.8, top_k = 50, top_p = 0.95 }, " top-k 50 top-p 0.95")
+  end
 end
 
 -- A policy that bans one token of each request, by each kind of hook; beside the plain step.
@@ -94,7 +104,7 @@ if wanted "policy" then
 end
 
 if wanted "prefill" then
-  for _, n in ipairs(opts.quick and { 1024, 8192 } or { 1024, 4096, 8192, 16384, 30000 }) do
+  for _, n in ipairs(opts.length or opts.quick and { 1024, 8192 } or { 1024, 4096, 8192, 16384, 30000 }) do
     generate({ random_ids(n) }, 1)
     local best = math.huge
     for _ = 1, 3 do

@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include "../test_kernels.h"
 
+#include "cuda_tests.h"
 #include "kernels/device.h"
 
 #include <dlfcn.h>
@@ -197,6 +198,7 @@ static void compare(struct backend *be, const struct layer *l, const struct run 
 
 static void check(struct backend *be, const struct layer *l, const struct weight *w, const struct run *r)
 {
+    if (cuda_tests_left_out()) return;
     const int32_t n_y = r->epilogue == LINEAR_GATED ? l->n_out / 2 : l->n_out;
     const int32_t x_stride = r->odd_strides ? l->n_in + 3 : (l->n_in + 15) / 8 * 8;
     const int32_t y_stride = r->odd_strides ? n_y + 5 : (n_y + 15) / 8 * 8;
@@ -383,7 +385,7 @@ static void replays(struct backend *be)
                                                               .y_stride = N}),
                          LLM_OK);
     assert_int_equal(be->device->recorded(be, &recording), LLM_OK);
-    for (int i = 0; i < TIMES; i++) {
+    for (int i = 0; i < (cuda_tests_small ? 3 : TIMES); i++) {
         assert_int_equal(be->device->replay(be, recording), LLM_OK);
         download(be, be->act_dtype, x[LAYERS], ROWS * N, i == 0 ? first : got);
         if (i > 0) assert_memory_equal(got, first, ROWS * N * sizeof *got);
@@ -441,18 +443,12 @@ static int close_ref(void **state)
     return 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_epilogues),   cmocka_unit_test(test_every_dtype), cmocka_unit_test(test_shapes),
         cmocka_unit_test(test_mixed_parts), cmocka_unit_test(test_replays),
     };
-    struct llm_error err = {0};
-    struct backend *be;
-    if (cuda_backend_open(&(struct cuda_options){.act_dtype = DTYPE_F32}, &be, &err)) {
-        printf("skipped, no device: %s\n", err.message);
-        return 77;
-    }
-    be->close(be);
-    return cmocka_run_group_tests(tests, open_ref, close_ref);
+    const int skipped = cuda_tests_begin(argc, argv);
+    return skipped ? skipped : cmocka_run_group_tests(tests, open_ref, close_ref);
 }

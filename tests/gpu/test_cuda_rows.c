@@ -12,6 +12,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "cuda_tests.h"
 #include "engine/sampler.h"
 #include "kernels/device.h"
 #include "model/dummy.h"
@@ -114,6 +115,7 @@ static void norms(void **state)
     for (int d = 0; d < 3; d++)
         for (int s = 0; s < 5; s++)
             for (int variant = 0; variant < 8; variant++) {
+                if (cuda_tests_left_out()) continue;
                 struct backend *be = device_for(dtypes[d]);
                 const int32_t n = sizes[s], rows = 5, stride = n + 8;
                 const size_t all = (size_t)rows * (size_t)stride;
@@ -197,6 +199,7 @@ static void rotate(enum llm_dtype act, enum llm_dtype kv_dtype, int32_t dim, int
                    enum rope_kind rope, int norms_too)
 {
     enum { TOKENS = 5, HEADS = 6, KV = 2, PAGE = 16, PAGES = 3, LAYERS = 2 };
+    if (cuda_tests_left_out()) return;
     struct backend *be = device_for(act);
     const int32_t positions[TOKENS] = {0, 1, 40, 2, 99}, slots[TOKENS] = {47, 0, 16, 1, 33};
     const int64_t stride = (HEADS + 2 * KV) * dim + 8;
@@ -317,6 +320,7 @@ static void samples(void **state)
     int32_t n_rows = 0, n_different = 0, by_kind[4][N_WAYS] = {{0}};
     for (int s = 0; s < 4; s++)
         for (int kind = 0; kind < 4; kind++) {
+            if (cuda_tests_left_out()) continue;
             const int32_t n = sizes[s];
             float *x = malloc(sizeof *x * (size_t)n);
             fill_logits(x, n, kind);
@@ -386,18 +390,14 @@ static void samples(void **state)
 
 /* ---- */
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(norms), cmocka_unit_test(embeddings_and_gathers),
                                        cmocka_unit_test(random_weights), cmocka_unit_test(rotations),
                                        cmocka_unit_test(samples)};
     struct llm_error err = {0};
-    struct backend *be;
-    if (cuda_backend_open(&(struct cuda_options){.act_dtype = DTYPE_F32}, &be, &err)) {
-        printf("skipped, no device: %s\n", err.message);
-        return 77;
-    }
-    be->close(be);
+    const int skipped = cuda_tests_begin(argc, argv);
+    if (skipped) return skipped;
     if (cpu_backend_open(&(struct cpu_options){1, "ref"}, &ref, &err)) return 1;
     ref->reserve(ref,
                  &(struct backend_limits){.max_rows = 64,
