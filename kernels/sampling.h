@@ -91,16 +91,16 @@ struct sample_row {
     float temperature, top_p, min_p;
     uint32_t stream;
     uint64_t seed, position; /* position: in the sequence, of the token to be chosen */
-    int32_t seat;            /* -1: none, then nothing below */
+    int32_t n_logprobs;      /* -1: none; 0: of the token; k: of the k likeliest too */
+    int32_t seat;            /* -1: none, then nothing below, and no graph */
     uint32_t flags;
-    int32_t n_logprobs;   /* -1: none; 0: of the token; k: of the k likeliest too */
     int32_t n_candidates; /* 0: none */
 };
 
 /* A graph of a row's chain. */
 struct graph_link {
     uint64_t graph;    /* device_graph_id; 0: none in this round */
-    const void *args;  /* device_graph_args_block */
+    const void *args;  /* device_graph_args_block; null: the graph has no parameters */
     int32_t variables; /* of the seat's: where its own begin; after them one more, 1 if it is left out */
     int32_t place;     /* in the chain, for the report of a failure */
     int32_t forgiving; /* 1: after a failure it is left out of this sequence's rows, which the seat notes */
@@ -109,15 +109,16 @@ struct graph_link {
 enum sample_flag {
     SAMPLED_BARREN =
         1, /* the request's parameters ban everything: the likeliest of the raw row; no policy asked */
-    SAMPLED_CHOSEN = 2,  /* a graph has given the token */
-    SAMPLED_FAILED = 4,  /* a graph failed, or check did (place -1): the token means nothing */
-    SAMPLED_FORGIVEN = 8 /* a forgiving graph failed */
+    SAMPLED_CHOSEN = 2, /* a graph has given the token */
+    SAMPLED_FAILED = 4  /* a graph failed, or check did (place -1): the token is any of the vocabulary */
 };
 
-/* What comes back of a row. */
+/* What comes back of a row: of one without a seat the token only. flags are begun by adjust, and may be read
+ * as soon as it has run. */
 struct sampled {
     int32_t token;
     uint32_t flags;
+    uint32_t forgiven; /* bit p: the forgiving graph at place p of the chain has failed, in this step */
     int32_t n_candidates;
     int32_t place;          /* of the graph that failed, in the chain */
     int32_t failure, where; /* enum graph_failure, and its node or variable (graph/graph.h) */
@@ -164,8 +165,9 @@ struct device_graph;      /* a compiled graph */
 struct device_graph_args; /* a request's arguments of one */
 struct backend;
 
-/* The stages; begins with row i's state whatever it was. A step that has any of them but sample runs adjust
- * first. All enqueue, and may be recorded. Errors: LLM_EFAILED. */
+/* The stages; begins with row i's state whatever it was. A step that has any of them but sample and
+ * logprobs runs adjust first. Padding is left alone. All enqueue, and may be recorded. Errors:
+ * LLM_EFAILED. */
 struct sampling_ops {
     /* fills [n] on the device */
     llm_status (*fill_seats)(struct backend *be, const struct seat_fill *fills, int32_t n,
