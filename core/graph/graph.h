@@ -25,6 +25,7 @@
  * history belong to a sequence; scratch to a thread. graph_run allocates nothing. */
 
 #include "base/status.h"
+#include "graph/failure.h"
 #include "graph/ops.h"
 
 #include <stddef.h>

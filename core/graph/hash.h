@@ -3,15 +3,27 @@
 
 /* Keyed hashes of tokens, cheap enough for every token of a vocabulary at every step; not cryptographic.
  * A key is folded through Philox, a number after the other; a token is then mixed with the two halves of the
- * folded key by the finalizer of MurmurHash3 (A. Appleby), twice. */
+ * folded key by the finalizer of MurmurHash3 (A. Appleby), twice. Compiled for devices too. */
 
+#include "base/rng.h"
+
+#include <math.h>
 #include <stdint.h>
 
 struct hash_key {
     uint32_t k[2];
 };
 
-struct hash_key hash_fold(const double *key, int32_t n);
+static inline struct hash_key hash_fold(const double *key, int32_t n)
+{
+    uint64_t folded = 0;
+    for (int32_t i = 0; i < n; i++) {
+        int64_t v = fabs(key[i]) <= 0x1p53 ? (int64_t)floor(key[i]) : 0;
+        struct rng_block b = rng_philox_at(folded, (uint32_t)i, (uint64_t)v, 0x68617368u);
+        folded = b.word[0] | (uint64_t)b.word[1] << 32;
+    }
+    return (struct hash_key){{(uint32_t)folded, (uint32_t)(folded >> 32)}};
+}
 
 static inline uint32_t hash_mix(uint32_t h)
 {

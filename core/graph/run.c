@@ -5,6 +5,11 @@
 #include <math.h>
 #include <string.h>
 
+static llm_status fail(const struct run *r, enum graph_failure failure, int32_t where, double number)
+{
+    return graph_fail(r->g, r->s->vocab_size, failure, where, number, r->err);
+}
+
 static int32_t block_length(const struct run *r, int32_t begin)
 {
     int32_t left = r->s->vocab_size - begin;
@@ -52,12 +57,8 @@ static llm_status draw(const struct run *r, const struct plan_reduction *red, co
                        double *token)
 {
     const struct graph_node *n = &r->g->nodes[red->node];
-    if (acc->bad || !isfinite(acc->sum))
-        return llm_fail(r->err, LLM_EINVAL, "draw %%%d met a weight that is negative, infinite or NaN",
-                        red->node);
-    if (!(acc->sum > 0))
-        return llm_fail(r->err, LLM_EINVAL,
-                        "draw %%%d has nothing to draw from: all tokens have the weight 0", red->node);
+    if (acc->bad || !isfinite(acc->sum)) return fail(r, GRAPH_DRAW_BAD, red->node, 0);
+    if (!(acc->sum > 0)) return fail(r, GRAPH_DRAW_EMPTY, red->node, 0);
     struct rng_block b = rng_philox_at(r->call->seed, r->call->stream, r->call->position, (uint32_t)n->index);
     uint64_t u53 = ((uint64_t)b.word[0] << 21) ^ (b.word[1] >> 11);
     *token = walk(r, &r->p->programs[red->program[0]], acc->sums, (double)u53 * 0x1p-53 * acc->sum);
@@ -107,8 +108,8 @@ static void begin_reduction(const struct run *r, const struct plan_reduction *re
 static llm_status check_result(const struct run *r)
 {
     const struct block_acc *c = &r->s->check;
-    if (c->bad) return llm_fail(r->err, LLM_EINVAL, "the graph's row has NaN or infinity");
-    if (!c->any) return llm_fail(r->err, LLM_EINVAL, "the graph's row masks all tokens");
+    if (c->bad) return fail(r, GRAPH_ROW_BAD, r->g->result, 0);
+    if (!c->any) return fail(r, GRAPH_ROW_MASKED, r->g->result, 0);
     return LLM_OK;
 }
 
@@ -180,8 +181,7 @@ static llm_status check_stores(const struct run *r)
         const double *v =
             state->type == GRAPH_VEC ? r->s->vecs + r->p->vec_at[state->store] : &r->s->values[state->store];
         for (int32_t k = 0; k < state->length; k++)
-            if (v[k] != v[k])
-                return llm_fail(r->err, LLM_EINVAL, "the graph's variable %s would become NaN", state->name);
+            if (v[k] != v[k]) return fail(r, GRAPH_VARIABLE_NAN, i, 0);
     }
     return LLM_OK;
 }
@@ -201,8 +201,7 @@ static llm_status give_token(const struct run *r)
 {
     double token = r->s->values[r->g->result];
     if (!(token >= 0 && token < r->s->vocab_size) || token != floor(token))
-        return llm_fail(r->err, LLM_EINVAL, "the graph's token is %.14g; ids are whole numbers from 0 to %d",
-                        token, r->s->vocab_size - 1);
+        return fail(r, GRAPH_TOKEN_BAD, r->g->result, token);
     r->call->token = (int32_t)token;
     return LLM_OK;
 }
