@@ -41,8 +41,9 @@ enum {
     SEAT_COUNTED = 2  /* its counts are kept: for penalties, or graphs that use them */
 };
 
-/* Constant while the sequence sits. The lists lie one after the other in `words`: n_bias tokens, n_bias f32
- * values, n_young tokens, then n_bad_words of {n, n token ids}. */
+/* Constant while the sequence sits. The lists lie one after the other in `words`: n_bias tokens (none twice),
+ * n_bias f32 values, n_young tokens, n_bad_words numbers that say where each word ends in the list that
+ * follows, and that list: the ids of all words. A word has one id at least. */
 struct seat {
     uint32_t flags;
     int32_t n_prompt;
@@ -107,8 +108,10 @@ struct graph_link {
 };
 
 enum sample_flag {
-    SAMPLED_BARREN =
-        1, /* the request's parameters ban everything: the likeliest of the raw row; no policy asked */
+    /* No finite logit is the largest after adjust, as where the request's parameters ban everything: the
+     * token is the likeliest of the raw row; no policy is asked. Where nothing changes the row, sample
+     * notices. */
+    SAMPLED_BARREN = 1,
     SAMPLED_CHOSEN = 2, /* a graph has given the token */
     SAMPLED_FAILED = 4  /* a graph failed, or check did (place -1): the token is any of the vocabulary */
 };
@@ -135,9 +138,10 @@ struct sample_logprob {
     float logprob;
 };
 
-/* A row between the stages. */
+/* A row between the stages. Zeroed when it is allocated, and then the device's. */
 struct sample_state {
     const float *at;    /* [vocab_size] its logits as they are now */
+    uint32_t votes;     /* of adjust's blocks; 0 between its runs */
     float least;        /* sample leaves for candidates: logits from here on are drawn from, */
     double total;       /* and their weights' sum, */
     float max, inverse; /* with the weight exp((x - max) * inverse) */
@@ -165,9 +169,8 @@ struct device_graph;      /* a compiled graph */
 struct device_graph_args; /* a request's arguments of one */
 struct backend;
 
-/* The stages; begins with row i's state whatever it was. A step that has any of them but sample and
- * logprobs runs adjust first. Padding is left alone. All enqueue, and may be recorded. Errors:
- * LLM_EFAILED. */
+/* The stages. A step that has any of them but sample and logprobs runs adjust first. Padding is left alone.
+ * All enqueue, and may be recorded. Errors: LLM_EFAILED. */
 struct sampling_ops {
     /* fills [n] on the device */
     llm_status (*fill_seats)(struct backend *be, const struct seat_fill *fills, int32_t n,
