@@ -4,13 +4,14 @@
 # Prints a line a check, what a failed check said, and a summary; logs are OUT/NAME.log. Runs in a bundle
 # (scripts/dev/bundle.sh --tests) or in a built tree.
 # usage: scripts/dev/gpu-check.sh [--quick] [PART…]
-#   parts: tests models soak sanitizer baseline kernels bench trace serve; default: all
+#   parts: tests models gguf greedy soak sanitizer baseline kernels bench trace serve; default: all
+#   MODEL: a GGUF file for greedy; default: models/SmolLM2-135M-Instruct.Q4_1.gguf
 set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 out=${OUT:-.}
 quick=0
 if [ "${1:-}" = --quick ]; then quick=1; shift; fi
-parts=("$@"); [ $# -gt 0 ] || parts=(tests models soak sanitizer baseline kernels bench trace serve)
+parts=("$@"); [ $# -gt 0 ] || parts=(tests models gguf greedy soak sanitizer baseline kernels bench trace serve)
 
 if [ -d "$root/bin" ]; then bin=$root/bin; tests=$root/tests; gpu=$bin; bench=$bin; lib=$root/lib; else
   bin=$root/build; tests=$root/tests/gpu; gpu=$bin/gpu; bench=$bin; lib=$gpu; fi
@@ -32,6 +33,7 @@ check() { # name command…
 skip() { skipped=$((skipped + 1)); echo "$1: skipped, $2"; } # name reason
 
 models() { timeout 300 python3 "$tests/check_models.py" "$bin/llmlua" "$tests/logits.lua" "$@"; }
+gguf() { timeout 200 "$bin/llmlua" "$tests/gguf.lua" --device cuda "$@"; }
 soak() { timeout 120 "$bin/llmlua" "$tests/soak.lua" --config "$tests/shapes/tiny" --device cuda "$@"; }
 
 # A tool of compute-sanitizer over a small run of a test. Some virtual machines do not let it at the device.
@@ -55,11 +57,20 @@ sanitizer() {
   check racecheck-test_cuda_rows sanitize racecheck "$gpu/test_cuda_rows" --small
 }
 
+greedy() {
+  local model=${MODEL:-$root/models/SmolLM2-135M-Instruct.Q4_1.gguf} dtype
+  [ -f "$model" ] || { skip greedy "there is no $model"; return; }
+  for dtype in auto float16 float32; do
+    check "greedy-$dtype" timeout 100 "$bin/llmlua" "$tests/greedy.lua" --model "$model" --device cuda --dtype $dtype
+  done
+}
+
 # Kernels for compute capability 8.0, on whatever is there.
 baseline() {
   local t
   for t in "$gpu"/test_cuda_*; do check "8.0-$(basename "$t")" env LLMLUA_CUDA_COMPUTE=8.0 timeout 200 "$t"; done
   LLMLUA_CUDA_COMPUTE=8.0 check 8.0-models models
+  LLMLUA_CUDA_COMPUTE=8.0 check 8.0-gguf gguf
   LLMLUA_CUDA_COMPUTE=8.0 check 8.0-soak soak --seconds 10
 }
 
@@ -84,6 +95,8 @@ for part in "${parts[@]}"; do
   case $part in
     tests) for t in "$gpu"/test_cuda_*; do check "$(basename "$t")" timeout 200 "$t"; done ;;
     models) check models models; cat "$out/models.log" ;;
+    gguf) check gguf gguf; check gguf-float32 gguf --dtype float32 ;;
+    greedy) greedy ;;
     soak) check soak soak ;;
     sanitizer) sanitizer ;;
     baseline) baseline ;;
