@@ -30,6 +30,8 @@ struct feed_args {
     int32_t *tokens;
 };
 
+enum { EXCHANGE_TICKETS = 8 };
+
 struct device_recording; /* a recorded step */
 
 struct device_ops {
@@ -47,6 +49,18 @@ struct device_ops {
     /* `rows` rows of `bytes` bytes, which begin `to_pitch` and `from_pitch` bytes apart. */
     llm_status (*copy_in_rows)(struct backend *be, void *to, size_t to_pitch, const void *from,
                                size_t from_pitch, size_t bytes, int32_t rows);
+    llm_status (*copy_out_rows)(struct backend *be, void *to, size_t to_pitch, const void *from,
+                                size_t from_pitch, size_t bytes, int32_t rows);
+
+    /* An exchange: pieces go to the host and come back beside the queue, both ways at once, each by a ticket
+     * with pinned memory of its own. Fetches see what was queued before begin_exchange; what is queued after
+     * end_exchange sees what was given back. fetch begins when what the ticket gave back before is there;
+     * await waits until its piece has come. */
+    llm_status (*begin_exchange)(struct backend *be);
+    llm_status (*fetch)(struct backend *be, int32_t ticket, void *to, const void *from, size_t bytes);
+    llm_status (*await)(struct backend *be, int32_t ticket);
+    llm_status (*give_back)(struct backend *be, int32_t ticket, void *to, const void *from, size_t bytes);
+    llm_status (*end_exchange)(struct backend *be);
 
     /* Marks 0 and 1: set puts one at the end of the queue, wait waits until the device has passed it. */
     llm_status (*set_mark)(struct backend *be, int mark);

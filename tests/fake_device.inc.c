@@ -4,16 +4,20 @@
 
 enum { FAKE_POISON = INT32_MIN / 2 };
 
+enum fake_kind { FAKE_COPY, FAKE_FILL, FAKE_STEP, FAKE_REST };
+
 struct fake_work {
     struct fake_work *next;
-    int is_step;
-    int32_t from, to; /* of a copy */
-    int mark;
-    struct batch batch; /* the arrays are its own, in `memory` */
-    struct sample_row *rows;
-    int32_t n_rows;
+    enum fake_kind kind;
+    int32_t from, to;        /* of a copy */
+    int32_t number;          /* of a seat to be filled, */
+    struct fake_seat *seat;  /* with this, its own */
+    struct batch batch;      /* the arrays are its own, in `memory` */
+    struct device_step step; /* arrays likewise */
     int32_t memory[];
 };
+
+#include "fake_seats.inc.c"
 
 /* ---- what a step says ---------------------------------------------------------------------------------- */
 
@@ -68,7 +72,7 @@ static llm_status fake_check_step(const struct fake_device *d, const struct devi
         if (r->slot != step->mark * d->max_seqs + i)
             return llm_fail(err, LLM_EFAILED, "row %d goes to place %d", i, r->slot);
     }
-    return LLM_OK;
+    return fake_check_asks(d, step, err);
 }
 
 /* ---- running ------------------------------------------------------------------------------------------- */
@@ -102,24 +106,6 @@ static llm_status fake_check_read(const struct fake_device *d, const struct batc
     return LLM_OK;
 }
 
-static void fake_sample(struct fake_device *d, const struct fake_work *w)
-{
-    for (int32_t i = 0; i < d->max_seqs; i++) d->last[w->mark * d->max_seqs + i] = FAKE_POISON;
-    for (int32_t i = 0; i < w->n_rows; i++) {
-        const struct sample_row *r = &w->rows[i];
-        struct llm_sampling p;
-        llm_sampling_init(&p);
-        p.temperature = r->temperature;
-        p.top_k = r->top_k;
-        p.top_p = r->top_p;
-        p.min_p = r->min_p;
-        struct sample_input in = {
-            .params = &p, .seed = r->seed, .stream = r->stream, .position = r->position};
-        fake_row(d->model->state[r->row], d->model->vocab_size, d->logits);
-        d->rows[w->mark][i].token = d->last[r->slot] = sampler_pick(&d->sampler, d->logits, &in);
-    }
-}
-
 static llm_status fake_run_batch(struct fake_device *d, struct batch *b, struct llm_error *err)
 {
     d->n_run++;
@@ -134,11 +120,12 @@ static llm_status fake_run_one(struct fake_device *d, struct llm_error *err)
     d->first = w->next;
     if (!d->first) d->end = &d->first;
     llm_status status = LLM_OK;
-    if (!w->is_step)
-        status = fake_copy(d->model, w->from, w->to, err);
-    else if (!(status = fake_run_batch(d, &w->batch, err)))
-        fake_sample(d, w);
-    free(w);
+    if (w->kind == FAKE_COPY) status = fake_copy(d->model, w->from, w->to, err);
+    if (w->kind == FAKE_FILL) fake_run_fill(d, w);
+    if (w->kind == FAKE_STEP) status = fake_run_batch(d, &w->batch, err);
+    if (w->kind == FAKE_STEP && !status) status = fake_run_rows(d, &w->step, 0, err);
+    if (w->kind == FAKE_REST) status = fake_run_rows(d, &w->step, 1, err);
+    fake_free_work(w);
     return status;
 }
 
@@ -169,26 +156,32 @@ static int32_t *fake_keep(int32_t **memory, const int32_t *from, size_t n)
     return to;
 }
 
+static void *fake_copy_of(const void *from, size_t bytes)
+{
+    return from && bytes ? memcpy(malloc(bytes), from, bytes) : NULL;
+}
+
 /* With memory of exactly the size that the step says, for the sanitizers. */
 static struct fake_work *fake_stage(const struct device_step *step)
 {
     const struct batch *b = step->batch;
     size_t tokens = (size_t)b->n_tokens, seqs = (size_t)b->n_seqs, stride = (size_t)b->block_table_stride;
-    size_t ints = 3 * tokens + 2 * seqs + 1 + seqs * stride,
-           bytes = sizeof *step->rows * (size_t)step->n_rows;
-    ints += ints % 2;
-    struct fake_work *w = malloc(sizeof *w + sizeof(int32_t) * ints + sizeof(int32_t) + bytes);
+    size_t rows = (size_t)step->n_rows;
+    struct fake_work *w =
+        calloc(1, sizeof *w + sizeof(int32_t) * (3 * tokens + 2 * seqs + 1 + seqs * stride));
     int32_t *at = w->memory;
-    *w = (struct fake_work){.is_step = 1, .mark = step->mark, .batch = *b, .n_rows = step->n_rows};
+    w->kind = FAKE_STEP;
+    w->batch = *b;
     w->batch.tokens = fake_keep(&at, b->tokens, tokens);
     w->batch.positions = fake_keep(&at, b->positions, tokens);
     w->batch.slots = fake_keep(&at, b->slots, tokens);
     w->batch.seq_start = fake_keep(&at, b->seq_start, seqs + 1);
     w->batch.kv_len = fake_keep(&at, b->kv_len, seqs);
     w->batch.block_table = fake_keep(&at, b->block_table, seqs * stride);
-    at += (uintptr_t)at % sizeof(uint64_t) != 0;
-    w->rows = (struct sample_row *)(void *)at;
-    memcpy(w->rows, step->rows, bytes);
+    w->step = *step;
+    w->step.rows = fake_copy_of(step->rows, sizeof *step->rows * rows);
+    w->step.links = fake_copy_of(step->links, sizeof *step->links * rows * SAMPLE_MAX_ROUNDS);
+    w->step.turns = fake_copy_of(step->turns, sizeof *step->turns * (size_t)step->n_turns);
     return w;
 }
 
@@ -199,33 +192,44 @@ static llm_status fake_launch(void *self, const struct device_step *step, struct
         return llm_fail(err, LLM_EFAILED, "the fake device broke in launch");
     d->n_launched++;
     if (step->mark != 0 && step->mark != 1) return llm_fail(err, LLM_EFAILED, "mark %d", step->mark);
+    if (d->paused) return llm_fail(err, LLM_EFAILED, "a step while another waits for its hooks");
     if (d->flying[step->mark])
         return llm_fail(err, LLM_EFAILED, "mark %d is used again before it was collected", step->mark);
     llm_status status = fake_check_batch(d, step->batch, err);
     if (!status) status = fake_check_step(d, step, err);
     if (status) return status;
     d->flying[step->mark] = 1;
-    for (int32_t i = 0; i < d->max_seqs; i++) d->rows[step->mark][i].token = FAKE_POISON;
+    d->paused = step->hooked;
+    fake_poison(d, step->mark);
     fake_queue(d, fake_stage(step));
     return fake_run_some(d, err);
 }
 
-static llm_status fake_collect(void *self, int mark, const struct sampled **rows, struct llm_error *err)
+/* Runs what is queued up to the last of these, of this mark. */
+static llm_status fake_run_until(struct fake_device *d, enum fake_kind kind, int mark, struct llm_error *err)
+{
+    for (;;) {
+        const struct fake_work *w = d->first;
+        while (w && !(w->kind == kind && w->step.mark == mark)) w = w->next;
+        if (!w) return LLM_OK; /* it has run */
+        llm_status status = fake_run_one(d, err);
+        if (status) return status;
+    }
+}
+
+static llm_status fake_collect(void *self, int mark, struct device_results *out, struct llm_error *err)
 {
     struct fake_device *d = self;
     if (d->fail_collect_after >= 0 && d->n_collected >= d->fail_collect_after)
         return llm_fail(err, LLM_EFAILED, "the fake device broke in collect");
     d->n_collected++;
     if (!d->flying[mark]) return llm_fail(err, LLM_EFAILED, "mark %d was not launched", mark);
-    for (int done = 0; !done;) {
-        const struct fake_work *w = d->first;
-        while (w && !(w->is_step && w->mark == mark)) w = w->next;
-        done = !w; /* it has run */
-        llm_status status = done ? LLM_OK : fake_run_one(d, err);
-        if (status) return status;
-    }
+    if (d->paused) return llm_fail(err, LLM_EFAILED, "a step that waits for its hooks is collected");
+    llm_status status = fake_run_until(d, FAKE_STEP, mark, err);
+    if (!status) status = fake_run_until(d, FAKE_REST, mark, err);
+    if (status) return status;
     d->flying[mark] = 0;
-    *rows = d->rows[mark];
+    *out = (struct device_results){d->rows[mark], d->candidates[mark], d->logprobs[mark]};
     return fake_run_some(d, err);
 }
 
@@ -234,8 +238,8 @@ static llm_status fake_device_copy(void *self, int32_t from, int32_t to, struct 
     struct fake_device *d = self;
     if (from < 0 || to < 0 || from >= d->model->n_pages || to >= d->model->n_pages || from == to)
         return llm_fail(err, LLM_EFAILED, "page %d is copied to %d", from, to);
-    struct fake_work *w = malloc(sizeof *w);
-    *w = (struct fake_work){.from = from, .to = to};
+    struct fake_work *w = calloc(1, sizeof *w);
+    *w = (struct fake_work){.kind = FAKE_COPY, .from = from, .to = to};
     fake_queue(d, w);
     return fake_run_some(d, err);
 }
@@ -261,23 +265,172 @@ static llm_status fake_device_logits(void *self, const int32_t *rows, int32_t n_
     return fake_model_logits(d->model, rows, n_rows, out, err);
 }
 
+/* ---- seats, from the engine ---------------------------------------------------------------------------- */
+
+static llm_status fake_fill(void *self, int mark, const struct seat_content *c, struct llm_error *err)
+{
+    struct fake_device *d = self;
+    if (d->flying[mark]) return llm_fail(err, LLM_EFAILED, "a fill for mark %d, which flies", mark);
+    struct fake_work *w = calloc(1, sizeof *w);
+    llm_status status = fake_stage_seat(d, c, w, err);
+    d->n_fills++;
+    fake_queue(d, w);
+    return status;
+}
+
+static llm_status fake_variables(void *self, int32_t seat, double *out, int32_t n, struct llm_error *err)
+{
+    struct fake_device *d = self;
+    llm_status status = LLM_OK;
+    while (d->first && !status) status = fake_run_one(d, err);
+    memcpy(out, d->seats[seat].variables, sizeof *out * (size_t)n);
+    d->n_recovered++;
+    return status;
+}
+
+static llm_status fake_adjusted(void *self, int mark, const struct sampled **rows, struct llm_error *err)
+{
+    struct fake_device *d = self;
+    if (!d->paused) return llm_fail(err, LLM_EFAILED, "no step waits for hooks");
+    *rows = d->rows[mark];
+    return fake_run_until(d, FAKE_STEP, mark, err);
+}
+
+static llm_status fake_fetch(void *self, int32_t ticket, int32_t seat, struct llm_error *err)
+{
+    struct fake_device *d = self;
+    if (!d->paused || d->fetched[ticket]) return llm_fail(err, LLM_EFAILED, "ticket %d is in use", ticket);
+    d->fetched[ticket] = 1;
+    d->n_fetches++;
+    memcpy(d->tickets[ticket], d->seats[seat].work, sizeof(float) * (size_t)d->model->vocab_size);
+    return LLM_OK;
+}
+
+static llm_status fake_await(void *self, int32_t ticket, float **row, struct llm_error *err)
+{
+    struct fake_device *d = self;
+    *row = d->tickets[ticket];
+    return d->fetched[ticket] ? LLM_OK : llm_fail(err, LLM_EFAILED, "ticket %d was not fetched", ticket);
+}
+
+static llm_status fake_give_back(void *self, int32_t ticket, int32_t seat, struct llm_error *err)
+{
+    struct fake_device *d = self;
+    size_t bytes = sizeof(float) * (size_t)d->model->vocab_size;
+    if (!d->fetched[ticket]) return llm_fail(err, LLM_EFAILED, "ticket %d was not fetched", ticket);
+    d->fetched[ticket] = 0;
+    memcpy(d->seats[seat].work, d->tickets[ticket], bytes);
+    memset(d->tickets[ticket], 0xff, bytes);
+    return LLM_OK;
+}
+
+static llm_status fake_resume(void *self, const struct device_step *step, struct llm_error *err)
+{
+    struct fake_device *d = self;
+    for (int32_t i = 0; i < EXCHANGE_TICKETS; i++)
+        if (d->fetched[i]) return llm_fail(err, LLM_EFAILED, "ticket %d was not given back", i);
+    d->paused = 0;
+    struct fake_work *w = fake_stage(step);
+    w->kind = FAKE_REST;
+    fake_queue(d, w);
+    return fake_run_some(d, err);
+}
+
+/* ---- graphs -------------------------------------------------------------------------------------------- */
+
+static llm_status fake_compile(void *self, const struct graph *g, struct device_graph **out,
+                               struct llm_error *err)
+{
+    struct fake_device *d = self;
+    if (d->refuses_graphs) return llm_fail(err, LLM_EUNSUP, "the fake device compiles nothing");
+    *out = malloc(sizeof **out);
+    **out = (struct device_graph){g, ++d->n_ids};
+    d->n_graphs++;
+    return LLM_OK;
+}
+
+static void fake_graph_close(void *self, struct device_graph *g)
+{
+    ((struct fake_device *)self)->n_graphs--;
+    free(g);
+}
+
+static uint64_t fake_graph_id(const struct device_graph *g)
+{
+    return g->id;
+}
+
+static llm_status fake_args_open(void *self, const struct device_graph *g, const struct graph_args *args,
+                                 struct device_graph_args **out, struct llm_error *err)
+{
+    (void)g;
+    (void)err;
+    *out = malloc(sizeof **out);
+    (*out)->args = args;
+    ((struct fake_device *)self)->n_args++;
+    return LLM_OK;
+}
+
+static void fake_args_close(void *self, struct device_graph_args *a)
+{
+    ((struct fake_device *)self)->n_args--;
+    free(a);
+}
+
+static const void *fake_args_block(const struct device_graph_args *a)
+{
+    return a->args;
+}
+
+/* ---- opening and closing ------------------------------------------------------------------------------- */
+
+static void fake_free_seats(struct fake_device *d)
+{
+    for (int32_t i = 0; i < d->n_seats; i++) {
+        free(d->seats[i].allowed);
+        free(d->seats[i].work);
+    }
+    free(d->seats);
+}
+
 static void fake_device_close(void *self)
 {
     struct fake_device *d = self;
+    if (d->n_graphs || d->n_args) abort(); /* somebody kept them */
     if (d->closed_in_flight) *d->closed_in_flight = d->flying[0] || d->flying[1];
     for (struct fake_work *w = d->first, *next; w; w = next) {
         next = w->next;
-        free(w);
+        fake_free_work(w);
     }
+    fake_free_seats(d);
+    graph_scratch_close(d->scratch);
+    for (int32_t i = 0; i < EXCHANGE_TICKETS; i++) free(d->tickets[i]);
+    free(d->row);
+    free(d->backup);
+    free(d->states);
     sampler_deinit(&d->sampler);
     fake_close(d->model);
     free(d->logits);
     free(d->last);
-    free(d->rows[0]);
-    free(d->rows[1]);
+    for (int k = 0; k < 2; k++) {
+        free(d->rows[k]);
+        free(d->candidates[k]);
+        free(d->logprobs[k]);
+    }
     free(d->fed);
     free(d->written);
     free(d);
+}
+
+void fake_device_seats(struct fake_device *d, int32_t n_seats)
+{
+    fake_free_seats(d);
+    d->n_seats = n_seats;
+    d->seats = calloc((size_t)n_seats + 1, sizeof *d->seats);
+    for (int32_t i = 0; i < n_seats; i++) {
+        d->seats[i].n = -1;
+        d->seats[i].work = malloc(sizeof(float) * (size_t)d->model->vocab_size);
+    }
 }
 
 struct fake_device *fake_device_new(struct fake_model *m, int32_t max_seqs, int32_t eagerness, uint64_t seed)
@@ -290,13 +443,24 @@ struct fake_device *fake_device_new(struct fake_model *m, int32_t max_seqs, int3
                               .fail_launch_after = -1,
                               .fail_collect_after = -1};
     d->end = &d->first;
-    d->logits = malloc(sizeof *d->logits * (size_t)m->vocab_size);
+    size_t row_bytes = sizeof *d->logits * (size_t)m->vocab_size, seqs = (size_t)max_seqs;
+    d->logits = malloc(row_bytes);
+    d->row = malloc(row_bytes);
+    d->backup = malloc(row_bytes);
+    d->states = malloc(sizeof *d->states * seqs);
+    for (int32_t i = 0; i < EXCHANGE_TICKETS; i++) d->tickets[i] = malloc(row_bytes);
+    fake_device_seats(d, max_seqs);
     d->last = malloc(sizeof *d->last * 2 * (size_t)max_seqs);
     for (int32_t i = 0; i < 2 * max_seqs; i++) d->last[i] = FAKE_POISON;
-    for (int k = 0; k < 2; k++) d->rows[k] = calloc(1, sizeof **d->rows * (size_t)max_seqs);
+    for (int k = 0; k < 2; k++) {
+        d->rows[k] = calloc(seqs, sizeof **d->rows);
+        d->candidates[k] = calloc(seqs * SAMPLE_MAX_CANDIDATES, sizeof **d->candidates);
+        d->logprobs[k] = calloc(seqs * (1 + SAMPLE_MAX_LOGPROBS), sizeof **d->logprobs);
+    }
     d->fed = malloc(sizeof *d->fed * (size_t)m->max_tokens);
     d->written = calloc((size_t)m->n_pages * (size_t)m->page_size, sizeof *d->written);
     if (sampler_init(&d->sampler, m->vocab_size, NULL)) abort();
+    if (graph_scratch_open(m->vocab_size, NULL, &d->scratch, NULL)) abort();
     return d;
 }
 
@@ -309,5 +473,20 @@ struct engine_model fake_device_table(struct fake_device *d)
                                  .copy_page = fake_device_copy,
                                  .launch = fake_launch,
                                  .collect = fake_collect,
+                                 .seats = {.n = d->n_seats,
+                                           .fill = fake_fill,
+                                           .variables = fake_variables,
+                                           .adjusted = fake_adjusted,
+                                           .fetch = fake_fetch,
+                                           .await = fake_await,
+                                           .give_back = fake_give_back,
+                                           .resume = fake_resume},
+                                 .graphs = {.self = d,
+                                            .compile = fake_compile,
+                                            .close = fake_graph_close,
+                                            .id = fake_graph_id,
+                                            .args_open = fake_args_open,
+                                            .args_close = fake_args_close,
+                                            .args_block = fake_args_block},
                                  .close = fake_device_close};
 }

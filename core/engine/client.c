@@ -105,7 +105,7 @@ llm_status llm_submit(struct llm_client *c, const struct llm_request_spec *spec,
         if (r) request_destroy(r);
         return status;
     }
-    if (r->chain) r->sampled_by_device = 0;
+    r->by = seating_need(e, r);
     uint64_t number = atomic_fetch_add_explicit(&e->n_submitted, 1, memory_order_relaxed);
     r->engine = e;
     r->client = c;

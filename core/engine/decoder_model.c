@@ -1,4 +1,4 @@
-#include "engine/decoder_model.h"
+#include "engine/device_io.h"
 
 #include "base/mem.h"
 #include "engine/settings.h"
@@ -47,10 +47,12 @@ static void close_model(void *self)
 }
 
 /* What a device still needs after its KV cache: the steps' arrays, recordings, the driver's own. */
-static size_t device_spare(const struct decoder_model *m, const struct engine_config *config)
+static size_t device_spare(const struct decoder_model *m, const struct engine_config *config, size_t total)
 {
+    int32_t n_seats;
     size_t logits = sizeof(float) * (size_t)config->max_num_seqs * (size_t)m->model->config.vocab_size;
-    return logits + m->kv.page_bytes + ((size_t)768 << 20);
+    size_t seats = device_seats_bytes(m, config, total, &n_seats);
+    return logits + seats + m->kv.page_bytes + ((size_t)768 << 20);
 }
 
 static llm_status open_kv(struct decoder_model *m, const struct llm_engine_options *options,
@@ -66,7 +68,8 @@ static llm_status open_kv(struct decoder_model *m, const struct llm_engine_optio
     if (status) return status;
     m->kv.page_bytes = m->backend->kv_page_bytes(m->backend, &m->kv);
     if (device) {
-        size_t total, left = device->memory_left(m->backend, &total), spare = device_spare(m, config);
+        size_t total, left = device->memory_left(m->backend, &total);
+        size_t spare = device_spare(m, config, total);
         status = settings_device_pages(options, m->kv.page_bytes, left > spare ? left - spare : 0, total,
                                        config, err);
     } else {
@@ -242,6 +245,15 @@ llm_status decoder_model_open(const struct llm_engine_options *options, struct e
         out->free_rows = device_free_rows;
         out->launch = device_launch;
         out->collect = device_collect;
+        out->seats = (struct device_seats){.n = m->io->room.seats.n,
+                                           .fill = device_seat_fill,
+                                           .variables = device_seat_variables,
+                                           .adjusted = device_adjusted,
+                                           .fetch = device_fetch,
+                                           .await = device_await,
+                                           .give_back = device_give_back,
+                                           .resume = device_resume};
+        out->graphs = device_graphs(m);
     }
     return LLM_OK;
 }

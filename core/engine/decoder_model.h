@@ -33,6 +33,6 @@ llm_status device_logits(void *self, const int32_t *rows, int32_t n_rows, float 
 void *device_alloc_rows(void *self, size_t bytes);
 void device_free_rows(void *self, void *rows);
 llm_status device_launch(void *self, const struct device_step *step, struct llm_error *err);
-llm_status device_collect(void *self, int mark, const struct sampled **rows, struct llm_error *err);
+llm_status device_collect(void *self, int mark, struct device_results *out, struct llm_error *err);
 
 #endif

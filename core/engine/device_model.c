@@ -1,52 +1,16 @@
 /* Steps on a device. What the host says of a step is staged in pinned memory, of which there are two, so that
  * a step can be described while the one before it runs, and copied to arrays that stay where they are. Steps
  * in which every sequence has one row, the steady state, are padded to one of a few sizes and recorded the
- * second time a size comes: then a step is two copies and one launch. */
+ * second time a size comes: then a step is two copies and one launch, and what device_seats.c queues if it
+ * asks for more than plain sampling. */
 
-#include "engine/decoder_model.h"
+#include "engine/device_io.h"
 
 #include "base/mem.h"
 
 #include <string.h>
 
-enum { MAX_SIZES = 64 };
-
-/* Arrays of a step, the same in pinned memory and on the device: first what a step of one row a sequence
- * needs, in one piece, so that it is one copy. */
-struct layout {
-    size_t from, positions, slots, kv_len, rows, seq_start,
-        sample; /* offsets; [max_seqs] but for seq_start */
-    size_t narrow_bytes;
-    size_t wide_from, wide_positions, wide_slots; /* [max_tokens] */
-    size_t table;                                 /* [max_seqs, stride] */
-    size_t bytes;
-};
-
-struct recording {
-    int32_t n_seqs;
-    int seen; /* 1: has run once, so all that is made lazily is there */
-    struct device_recording *recorded;
-};
-
-/* A step that ends in tokens, or in hidden states whose logits the host asks for. */
-enum recording_kind { RECORD_TOKENS, RECORD_STATES, N_RECORDINGS };
-
-struct device_io {
-    const struct device_ops *ops;
-    struct layout layout;
-    int32_t max_tokens, max_seqs, stride, scratch_page, max_model_len, max_logit_rows;
-    char *pinned[2], *device;
-    struct sampled *out_pinned[2]; /* [max_seqs] */
-    int32_t *tokens;               /* [max_tokens] after feeding */
-    int32_t *last;                 /* [2 * max_seqs] */
-    struct sampled *out;           /* [max_seqs] */
-    float *logits;                 /* [max_logit_rows, vocab_size] */
-    size_t tokens_bytes, last_bytes, out_bytes, logits_bytes;
-    struct recording sizes[N_RECORDINGS][MAX_SIZES];
-    int32_t n_sizes;
-};
-
-static llm_status failed(const struct decoder_model *m, struct llm_error *err)
+llm_status device_failed(const struct decoder_model *m, struct llm_error *err)
 {
     return llm_fail(err, LLM_EFAILED, "%s", m->io->ops->failure(m->backend));
 }
@@ -88,6 +52,7 @@ static void choose_sizes(struct device_io *io)
         n += n < 4 ? n : n < 16 ? 4 : n < 64 ? 8 : n < 256 ? 32 : n / 4;
     }
     io->sizes[RECORD_TOKENS][io->n_sizes++].n_seqs = io->max_seqs;
+    memcpy(io->sizes[RECORD_LOGITS], io->sizes[RECORD_TOKENS], sizeof io->sizes[RECORD_TOKENS]);
     memcpy(io->sizes[RECORD_STATES], io->sizes[RECORD_TOKENS], sizeof io->sizes[RECORD_TOKENS]);
 }
 
@@ -100,6 +65,7 @@ llm_status device_io_open(struct decoder_model *m, const struct engine_config *c
     io->max_tokens = config->max_num_batched_tokens;
     io->max_seqs = config->max_num_seqs;
     io->max_model_len = config->max_model_len;
+    io->vocab_size = m->model->config.vocab_size;
     io->stride = (config->max_model_len + config->block_size - 1) / config->block_size;
     io->scratch_page = m->kv.n_pages - 1;
     io->max_logit_rows = io->max_seqs > ENGINE_LOGIT_ROWS ? io->max_seqs : ENGINE_LOGIT_ROWS;
@@ -108,7 +74,7 @@ llm_status device_io_open(struct decoder_model *m, const struct engine_config *c
     io->tokens_bytes = sizeof(int32_t) * (size_t)io->max_tokens;
     io->last_bytes = sizeof(int32_t) * 2 * (size_t)io->max_seqs;
     io->out_bytes = sizeof(struct sampled) * (size_t)io->max_seqs;
-    io->logits_bytes = sizeof(float) * (size_t)io->max_logit_rows * (size_t)m->model->config.vocab_size;
+    io->logits_bytes = sizeof(float) * (size_t)io->max_logit_rows * (size_t)io->vocab_size;
     int made = !!(io->device = be->alloc(be, io->layout.bytes)) &
                !!(io->tokens = be->alloc(be, io->tokens_bytes)) &
                !!(io->last = be->alloc(be, io->last_bytes)) & !!(io->out = be->alloc(be, io->out_bytes)) &
@@ -116,7 +82,7 @@ llm_status device_io_open(struct decoder_model *m, const struct engine_config *c
     for (int k = 0; k < 2; k++)
         made &= !!(io->pinned[k] = io->ops->alloc_pinned(be, io->layout.bytes)) &
                 !!(io->out_pinned[k] = io->ops->alloc_pinned(be, io->out_bytes));
-    if (made) return LLM_OK;
+    if (made) return device_seats_open(m, config, err);
     return llm_fail(err, LLM_ENOMEM, "no memory for the steps of %d sequences on the device",
                     (int)io->max_seqs);
 }
@@ -126,6 +92,7 @@ void device_io_close(struct decoder_model *m)
     struct backend *be = m->backend;
     struct device_io *io = m->io;
     if (!io) return;
+    device_seats_close(m);
     for (int kind = 0; kind < N_RECORDINGS; kind++)
         for (int32_t i = 0; i < io->n_sizes; i++) io->ops->recording_free(be, io->sizes[kind][i].recorded);
     for (int k = 0; k < 2; k++) {
@@ -216,7 +183,7 @@ static llm_status copy(struct decoder_model *m, const char *pinned, int wide, in
 /* A step as it is queued or recorded: everything in it is on the device. */
 struct queued {
     int32_t n_tokens, n_seqs, n_decode, max_query, max_kv, n_rows;
-    int wide;
+    int wide, samples; /* samples: plainly */
 };
 
 static llm_status begin(struct decoder_model *m, const struct queued *q, struct batch *batch)
@@ -245,24 +212,30 @@ static llm_status begin(struct decoder_model *m, const struct queued *q, struct 
     return st ? st : io->ops->feed(m->backend, &feed);
 }
 
+struct sample_args device_sample_args(const struct decoder_model *m, int32_t n_rows)
+{
+    const struct device_io *io = m->io;
+    return (struct sample_args){.n = n_rows,
+                                .vocab_size = io->vocab_size,
+                                .rows = (const struct sample_row *)(void *)(io->device + io->layout.sample),
+                                .tokens = io->tokens,
+                                .logits = io->logits,
+                                .logits_stride = io->vocab_size,
+                                .last = io->last,
+                                .out = io->out};
+}
+
 static llm_status queue_step(struct decoder_model *m, const struct queued *q, struct llm_error *err)
 {
     struct device_io *io = m->io;
     struct batch batch;
-    if (begin(m, q, &batch)) return failed(m, err);
+    if (begin(m, q, &batch)) return device_failed(m, err);
     llm_status st = decoder_forward(m->decoder, &m->kv, &batch, err);
     if (st || q->n_rows == 0) return st;
     st = decoder_logits(m->decoder, array(io->device, io->layout.rows), q->n_rows, io->logits, err);
-    if (st) return st;
-    struct sample_args sample = {.n = q->n_rows,
-                                 .rows = (const struct sample_row *)(void *)(io->device + io->layout.sample),
-                                 .tokens = io->tokens,
-                                 .logits = io->logits,
-                                 .logits_stride = m->model->config.vocab_size,
-                                 .vocab_size = m->model->config.vocab_size,
-                                 .last = io->last,
-                                 .out = io->out};
-    return io->ops->sampling->sample(m->backend, &sample) ? failed(m, err) : LLM_OK;
+    if (st || !q->samples) return st;
+    struct sample_args sample = device_sample_args(m, q->n_rows);
+    return io->ops->sampling->sample(m->backend, &sample) ? device_failed(m, err) : LLM_OK;
 }
 
 /* The smallest recorded size that holds n sequences. */
@@ -282,18 +255,19 @@ static llm_status run_recorded(struct decoder_model *m, enum recording_kind kind
                        .n_seqs = r->n_seqs,
                        .n_decode = r->n_seqs,
                        .max_kv = io->max_model_len,
-                       .n_rows = kind == RECORD_TOKENS ? r->n_seqs : 0};
+                       .n_rows = kind == RECORD_STATES ? 0 : r->n_seqs,
+                       .samples = kind == RECORD_TOKENS};
     if (!r->seen) {
         r->seen = 1;
         return queue_step(m, &q, err);
     }
     if (!r->recorded) {
-        if (io->ops->record(m->backend)) return failed(m, err);
+        if (io->ops->record(m->backend)) return device_failed(m, err);
         llm_status st = queue_step(m, &q, err), end = io->ops->recorded(m->backend, &r->recorded);
         if (st) return st;
-        if (end) return failed(m, err);
+        if (end) return device_failed(m, err);
     }
-    return io->ops->replay(m->backend, r->recorded) ? failed(m, err) : LLM_OK;
+    return io->ops->replay(m->backend, r->recorded) ? device_failed(m, err) : LLM_OK;
 }
 
 /* Which rows of the batch give logits, and how each is sampled; the rest is padding. */
@@ -304,7 +278,7 @@ static void fill_rows(const struct device_io *io, char *pinned, const struct dev
     for (int32_t i = 0; i < n; i++) {
         int real = i < step->n_rows;
         rows[i] = real ? step->rows[i].row : 0;
-        sample[i] = real ? step->rows[i] : (struct sample_row){.slot = -1, .seat = -1};
+        sample[i] = real ? step->rows[i] : (struct sample_row){.slot = -1, .n_logprobs = -1, .seat = -1};
     }
 }
 
@@ -316,32 +290,39 @@ llm_status device_launch(void *self, const struct device_step *step, struct llm_
     char *pinned = io->pinned[step->mark];
     struct batch_shape shape = batch_shape_of(b);
     int narrow = shape.n_decode == b->n_seqs && step->n_rows == b->n_seqs;
-    struct recording *size = narrow ? size_for(io, RECORD_TOKENS, b->n_seqs) : NULL;
+    int plain = !step->seated && step->n_logprobs < 0;
+    enum recording_kind kind = plain ? RECORD_TOKENS : RECORD_LOGITS;
+    struct recording *size = narrow ? size_for(io, kind, b->n_seqs) : NULL;
     int32_t n_seqs = size ? size->n_seqs : b->n_seqs;
-    if (io->ops->wait_mark(m->backend, step->mark)) return failed(m, err);
+    if (io->ops->wait_mark(m->backend, step->mark)) return device_failed(m, err);
     int32_t widest = fill(m, pinned, b, !narrow, n_seqs);
     fill_rows(io, pinned, step, size ? n_seqs : step->n_rows);
-    if (copy(m, pinned, !narrow, b->n_tokens, n_seqs, widest)) return failed(m, err);
+    llm_status st = device_seats_settle(m, step->mark, err);
+    if (st) return st;
+    if (copy(m, pinned, !narrow, b->n_tokens, n_seqs, widest)) return device_failed(m, err);
     struct queued q = {.n_tokens = b->n_tokens,
                        .n_seqs = n_seqs,
                        .n_decode = shape.n_decode,
                        .max_query = shape.max_query,
                        .max_kv = shape.max_kv,
                        .n_rows = step->n_rows,
-                       .wide = 1};
-    llm_status st = size ? run_recorded(m, RECORD_TOKENS, size, err) : queue_step(m, &q, err);
-    if (st) return st;
+                       .wide = 1,
+                       .samples = plain};
+    st = size ? run_recorded(m, kind, size, err) : queue_step(m, &q, err);
+    if (st || !plain) return st ? st : device_tail(m, step, err);
     if (step->n_rows && io->ops->copy_out(m->backend, io->out_pinned[step->mark], io->out,
                                           sizeof(struct sampled) * (size_t)step->n_rows))
-        return failed(m, err);
-    return io->ops->set_mark(m->backend, step->mark) ? failed(m, err) : LLM_OK;
+        return device_failed(m, err);
+    return io->ops->set_mark(m->backend, step->mark) ? device_failed(m, err) : LLM_OK;
 }
 
-llm_status device_collect(void *self, int mark, const struct sampled **rows, struct llm_error *err)
+llm_status device_collect(void *self, int mark, struct device_results *out, struct llm_error *err)
 {
     struct decoder_model *m = self;
-    *rows = m->io->out_pinned[mark];
-    return m->io->ops->wait_mark(m->backend, mark) ? failed(m, err) : LLM_OK;
+    *out = (struct device_results){.rows = m->io->out_pinned[mark],
+                                   .candidates = m->io->room.candidates_pinned[mark],
+                                   .logprobs = m->io->room.logprobs_pinned[mark]};
+    return m->io->ops->wait_mark(m->backend, mark) ? device_failed(m, err) : LLM_OK;
 }
 
 /* ---- steps whose rows the host samples ------------------------------------------------------------------
@@ -360,12 +341,12 @@ llm_status device_forward(void *self, const struct batch *b, struct llm_error *e
                        .wide = 1};
     struct recording *size = q.n_decode == b->n_seqs ? size_for(io, RECORD_STATES, b->n_seqs) : NULL;
     int32_t n_seqs = size ? size->n_seqs : b->n_seqs;
-    if (io->ops->wait_mark(m->backend, 0)) return failed(m, err);
+    if (io->ops->wait_mark(m->backend, 0)) return device_failed(m, err);
     int32_t widest = fill(m, io->pinned[0], b, !size, n_seqs);
-    if (copy(m, io->pinned[0], !size, b->n_tokens, n_seqs, widest)) return failed(m, err);
+    if (copy(m, io->pinned[0], !size, b->n_tokens, n_seqs, widest)) return device_failed(m, err);
     llm_status st = size ? run_recorded(m, RECORD_STATES, size, err) : queue_step(m, &q, err);
     if (st) return st;
-    return io->ops->set_mark(m->backend, 0) ? failed(m, err) : LLM_OK;
+    return io->ops->set_mark(m->backend, 0) ? device_failed(m, err) : LLM_OK;
 }
 
 llm_status device_logits(void *self, const int32_t *rows, int32_t n_rows, float *out, struct llm_error *err)
@@ -374,10 +355,11 @@ llm_status device_logits(void *self, const int32_t *rows, int32_t n_rows, float 
     struct device_io *io = m->io;
     int32_t *device_rows = array(io->device, io->layout.rows);
     size_t bytes = sizeof(float) * (size_t)n_rows * (size_t)m->model->config.vocab_size;
-    if (io->ops->upload(m->backend, device_rows, rows, sizeof *rows * (size_t)n_rows)) return failed(m, err);
+    if (io->ops->upload(m->backend, device_rows, rows, sizeof *rows * (size_t)n_rows))
+        return device_failed(m, err);
     llm_status st = decoder_logits(m->decoder, device_rows, n_rows, io->logits, err);
     if (st) return st;
-    return io->ops->download(m->backend, out, io->logits, bytes) ? failed(m, err) : LLM_OK;
+    return io->ops->download(m->backend, out, io->logits, bytes) ? device_failed(m, err) : LLM_OK;
 }
 
 void *device_alloc_rows(void *self, size_t bytes)

@@ -146,18 +146,21 @@ static void free_logits(struct llm_engine *e)
 static void destroy(struct llm_engine *e)
 {
     free_logits(e);
+    policy_book_deinit(&e->policies);
     e->model.close(e->model.self);
     mailbox_deinit(&e->inbox);
     kv_pool_deinit(&e->kv);
     pins_deinit(&e->pins);
     scheduler_deinit(&e->scheduler);
     batch_deinit(&e->batch);
-    policy_book_deinit(&e->policies);
+    seating_deinit(&e->seating);
     admission_deinit(&e->admission);
     policy_desk_deinit(&e->desk);
     for (int32_t i = 0; e->samplers && i < e->model.n_workers; i++) sampler_deinit(&e->samplers[i]);
     for (int32_t i = 0; i < 2; i++) mem_free(e->steps[i].rows);
-    mem_free(e->sample_rows);
+    mem_free(e->launcher.rows);
+    mem_free(e->launcher.links);
+    mem_free(e->launcher.turns);
     mem_free(e->samplers);
     mem_free((void *)e->map);
     mem_free(e);
@@ -168,7 +171,11 @@ static llm_status open_steps(struct llm_engine *e, struct llm_error *err)
     size_t n = (size_t)e->config.max_num_seqs;
     int made = 1;
     for (int32_t i = 0; i < 2; i++) made &= !!(e->steps[i].rows = mem_array(n, sizeof *e->steps[i].rows));
-    if (e->model.launch) made &= !!(e->sample_rows = mem_array(n, sizeof *e->sample_rows));
+    struct launcher *l = &e->launcher;
+    if (e->model.launch)
+        made &= !!(l->rows = mem_array(n, sizeof *l->rows)) &
+                !!(l->links = mem_array(n, SAMPLE_MAX_ROUNDS * sizeof *l->links)) &
+                !!(l->turns = mem_array(n, SAMPLE_MAX_ROUNDS * sizeof *l->turns));
     return made ? LLM_OK : llm_fail(err, LLM_ENOMEM, "no memory for steps of %zu sequences", n);
 }
 
@@ -198,6 +205,7 @@ static llm_status init(struct llm_engine *e, struct llm_error *err)
     if (!status) status = batch_init(&e->batch, c->max_num_batched_tokens, c->max_num_seqs, longest, err);
     if (!status) status = open_samplers(e, err);
     if (!status) status = open_steps(e, err);
+    if (!status) status = seating_init(&e->seating, e->model.seats.n, err);
     if (!status)
         status = policy_desk_init(&e->desk, e->model.vocab_size, e->model.n_workers, ENGINE_LOGIT_ROWS, err);
     if (status) return status;
@@ -226,7 +234,7 @@ llm_status engine_start(const struct engine_config *config, const struct engine_
     e->model = *model;
     if (!e->model.run) e->model.n_workers = 1;
     e->inbox.fd = -1;
-    policy_book_init(&e->policies);
+    policy_book_init(&e->policies, &model->graphs);
     admission_init(&e->admission);
     e->limits = (struct request_limits){.vocab_size = model->vocab_size,
                                         .max_model_len = config->max_model_len,

@@ -13,17 +13,66 @@
 #include "engine/pace.h"
 #include "engine/policy_sample.h"
 #include "engine/request.h"
+#include "engine/seating.h"
 #include "kernels/device.h"
 
 #include <pthread.h>
 
 /* A step for a device that samples: what to compute, and which rows become tokens. Of `batch` the tokens may
- * be places where an earlier step leaves them (struct feed_args). */
+ * be places where an earlier step leaves them (struct feed_args). All is in host memory. */
 struct device_step {
-    const struct batch *batch;     /* in host memory */
-    const struct sample_row *rows; /* [n_rows]; `row` is a row of the batch; each names its slot */
-    int32_t n_rows;
-    int mark; /* 0 or 1: which of two steps in flight */
+    const struct batch *batch;
+    const struct sample_row *rows;  /* [n_rows]; `row` is a row of the batch; each names its slot */
+    const struct graph_link *links; /* [n_rows, SAMPLE_MAX_ROUNDS]; null: no row has a graph */
+    const struct graph_turn *turns; /* [n_turns] each graph and round of the links, once */
+    int32_t n_rows, n_turns;
+    int seated, hooked;               /* 1: some row has a seat; some row is SAMPLE_HOOKED */
+    int32_t n_logprobs, n_candidates; /* the most that a row asks for; -1 and 0: none does */
+    int mark;                         /* 0 or 1: which of two steps in flight */
+};
+
+struct graph_turn {
+    const struct device_graph *graph;
+    int32_t round;
+};
+
+/* What came of a step. A row's logprobs begin with those of its token. */
+struct device_results {
+    const struct sampled *rows;                /* [n_rows] */
+    const struct sample_candidate *candidates; /* [n_rows, n_candidates] */
+    const struct sample_logprob *logprobs;     /* [n_rows, 1 + n_logprobs] */
+};
+
+/* What a seat is told of its sequence: everything. Borrowed for the call. */
+struct seat_content {
+    int32_t number;
+    const struct seat *seat;
+    int32_t n_words;                /* of seat->words */
+    const int32_t *prompt, *output; /* the tokens so far, all known */
+    int32_t n_prompt, n_output;
+    const int32_t *allowed; /* with SEAT_ALLOWED */
+    size_t n_allowed;
+    const double *variables;
+    int32_t n_variables;
+};
+
+/* Seats (kernels/sampling.h) of a device that samples. */
+struct device_seats {
+    int32_t n; /* 0: none, and nothing below */
+    /* Before the launch with this mark. */
+    llm_status (*fill)(void *self, int mark, const struct seat_content *content, struct llm_error *err);
+    /* Waits until all that was launched has run. */
+    llm_status (*variables)(void *self, int32_t seat, double *out, int32_t n, struct llm_error *err);
+
+    /* A step with hooked rows stops before them. `adjusted` waits until it is there; of the rows only flags
+     * are good. Then rows go to the host and back beside each other: fetch begins, await waits until row
+     * [vocab_size] is there, give_back begins and ends the use of the ticket, 0 .. EXCHANGE_TICKETS - 1.
+     * resume queues the rest of the step. */
+    llm_status (*adjusted)(void *self, int mark, const struct sampled **rows, struct llm_error *err);
+    llm_status (*fetch)(void *self, int32_t ticket, int32_t seat, struct llm_error *err);
+    llm_status (*await)(void *self, int32_t ticket, float **row, struct llm_error *err);
+    llm_status (*give_back)(void *self, int32_t ticket, int32_t seat, struct llm_error *err);
+    llm_status (*resume)(void *self, const struct device_step *step, struct llm_error *err);
 };
 
 /* What the engine asks of a model. All calls come from the engine's thread but close. */
@@ -40,10 +89,12 @@ struct engine_model {
     /* Zeroed host memory that `logits` fills fastest; null functions: any memory. */
     void *(*alloc_rows)(void *self, size_t bytes);
     void (*free_rows)(void *self, void *rows);
-    /* A device that samples (else null): queues a step, and gives what came of one when it is there.
-     * rows [n_rows] live until the mark is used again. */
+    /* A device that samples (else null): queues a step, and gives what came of one when it is there, which
+     * lives until the mark is used again. */
     llm_status (*launch)(void *self, const struct device_step *step, struct llm_error *err);
-    llm_status (*collect)(void *self, int mark, const struct sampled **rows, struct llm_error *err);
+    llm_status (*collect)(void *self, int mark, struct device_results *out, struct llm_error *err);
+    struct device_seats seats;
+    struct graph_device graphs; /* policy.h */
     void (*close)(void *self);
 };
 
@@ -65,14 +116,23 @@ struct engine_config {
 /* Outputs that a step gives a token each: n in a row from `first` on; null: ended meanwhile. */
 struct step_row {
     struct output *first;
-    int32_t n; /* 1 on a device that samples */
+    int32_t n;     /* 1 on a device that samples */
+    int32_t place; /* there: among the rows that it samples; -1: no token is wanted */
 };
 
 struct step {
     struct step_row *rows; /* [max_num_seqs] */
     int32_t n, n_tokens;
     int mark;
-    int64_t launched; /* ns */
+    int32_t n_logprobs, n_candidates; /* entries of a row of the results */
+    int64_t launched;                 /* ns */
+};
+
+/* The step that is being described, for a device that samples. */
+struct launcher {
+    struct sample_row *rows;  /* [max_num_seqs] */
+    struct graph_link *links; /* [max_num_seqs, SAMPLE_MAX_ROUNDS] */
+    struct graph_turn *turns; /* the same */
 };
 
 /* What llm_engine_stats reads; written by the engine's thread once a step. */
@@ -120,8 +180,9 @@ struct llm_engine {
     struct step *flying; /* launched, not collected; null: none */
     int mark;            /* of the last step launched */
     struct pace pace;
-    struct sample_row *sample_rows; /* [max_num_seqs]; null: the model does not sample */
-    int64_t now;                    /* ns, at the step's start */
+    struct launcher launcher; /* if the model samples */
+    struct seating seating;
+    int64_t now; /* ns, at the step's start */
     struct llm_request *requests;
     uint64_t n_steps, n_prompt_tokens, n_output_tokens, busy_ns, wait_ns;
 };

@@ -10,9 +10,10 @@
 /* Generations of a name that can serve again, the active one among them. */
 enum { KEEP = 4 };
 
-void policy_book_init(struct policy_book *b)
+void policy_book_init(struct policy_book *b, const struct graph_device *device)
 {
     *b = (struct policy_book){0};
+    if (device) b->device = *device;
     pthread_mutex_init(&b->lock, NULL);
 }
 
@@ -37,10 +38,11 @@ static struct policy *take_unused(struct policy_shelf *s)
 }
 
 /* Without the lock: closing a script's state takes its time. */
-static void close_all(struct policy *list)
+static void close_all(const struct policy_book *b, struct policy *list)
 {
     for (struct policy *p = list, *next; p; p = next) {
         next = p->next;
+        if (p->compiled) b->device.close(b->device.self, p->compiled);
         if (p->table.close) p->table.close(p->table.self);
         mem_free(p);
     }
@@ -50,7 +52,7 @@ void policy_book_deinit(struct policy_book *b)
 {
     for (struct policy_shelf *s = b->shelves, *next; s; s = next) {
         next = s->next;
-        close_all(s->policies);
+        close_all(b, s->policies);
         mem_free(s);
     }
     pthread_mutex_destroy(&b->lock);
@@ -112,6 +114,15 @@ static llm_status shelve(struct policy_book *b, struct policy *p, const char *na
     return LLM_OK;
 }
 
+/* For the device, before anybody can ask for it. What the device cannot run, the host does. */
+static llm_status compile(const struct policy_book *b, struct policy *p, struct llm_error *err)
+{
+    if (!p->table.graph || !b->device.compile) return LLM_OK;
+    llm_status status = b->device.compile(b->device.self, p->table.graph, &p->compiled, err);
+    if (status == LLM_EUNSUP) return LLM_OK;
+    return status ? llm_fail_in(err, "policy %s", p->table.name) : LLM_OK;
+}
+
 llm_status policy_book_add(struct policy_book *b, const struct llm_policy *table, int32_t *generation,
                            struct llm_error *err)
 {
@@ -121,15 +132,18 @@ llm_status policy_book_add(struct policy_book *b, const struct llm_policy *table
     if (!p) return llm_fail(err, LLM_ENOMEM, "no memory for policy %s", table->name);
     p->table = *table;
     if (!p->table.max_candidates) p->table.max_candidates = LLM_MAX_CANDIDATES;
+    status = compile(b, p, err);
     pthread_mutex_lock(&b->lock);
-    status = shelve(b, p, table->name, err);
+    if (!status) status = shelve(b, p, table->name, err);
     if (!status) {
         unused = take_unused(p->shelf);
         *generation = p->generation;
     }
     pthread_mutex_unlock(&b->lock);
-    close_all(unused);
-    if (status) mem_free(p);
+    close_all(b, unused);
+    if (!status) return LLM_OK;
+    if (p->compiled) b->device.close(b->device.self, p->compiled);
+    mem_free(p);
     return status;
 }
 
@@ -167,7 +181,7 @@ llm_status policy_book_remove(struct policy_book *b, const char *name, struct ll
         unused = take_unused(s);
     }
     pthread_mutex_unlock(&b->lock);
-    close_all(unused);
+    close_all(b, unused);
     return there ? LLM_OK : llm_fail(err, LLM_ENOENT, "there is no policy %s", name);
 }
 
@@ -317,11 +331,13 @@ void policy_chain_close(struct policy_chain *c)
     for (int32_t i = 0; i < c->n_links; i++) {
         struct policy *p = c->links[i].policy, *unused = NULL;
         struct llm_policy_args *args = &c->links[i].args;
+        const struct graph_device *device = &c->book->device;
+        if (c->links[i].device_args) device->args_close(device->self, c->links[i].device_args);
         if (p->table.forget && (args->own || args->graph)) p->table.forget(p->table.self, args);
         pthread_mutex_lock(&c->book->lock);
         if (--p->n_users == 0 && !p->kept) unused = take_unused(p->shelf);
         pthread_mutex_unlock(&c->book->lock);
-        close_all(unused);
+        close_all(c->book, unused);
     }
     mem_free(c->runs);
     mem_free(c->details);
@@ -340,6 +356,19 @@ void policy_chain_bind(struct policy_chain *c, int32_t sequence, const int32_t *
         runs[i].view.output = output;
         runs[i].view.seed = seed;
     }
+}
+
+llm_status policy_chain_to_device(struct policy_chain *c, struct llm_error *err)
+{
+    const struct graph_device *device = &c->book->device;
+    llm_status status = LLM_OK;
+    for (int32_t i = 0; i < c->n_links && !status; i++) {
+        struct policy_link *link = &c->links[i];
+        if (!link->policy->compiled || !link->args.graph || link->device_args) continue;
+        status = device->args_open(device->self, link->policy->compiled, link->args.graph, &link->device_args,
+                                   err);
+    }
+    return status;
 }
 
 int policy_chain_fail(struct policy_chain *c, int32_t sequence, int32_t i, const struct llm_error *err)

@@ -11,14 +11,29 @@
 
 #include "engine/sampler.h"
 #include "graph/graph.h"
+#include "kernels/sampling.h"
 #include "llmlua.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 
+/* A device that runs graphs, as struct sampling_ops (kernels/sampling.h) has it; null functions: none. */
+struct graph_device {
+    void *self;
+    llm_status (*compile)(void *self, const struct graph *g, struct device_graph **out,
+                          struct llm_error *err);
+    void (*close)(void *self, struct device_graph *g);
+    uint64_t (*id)(const struct device_graph *g);
+    llm_status (*args_open)(void *self, const struct device_graph *g, const struct graph_args *args,
+                            struct device_graph_args **out, struct llm_error *err);
+    void (*args_close)(void *self, struct device_graph_args *a);
+    const void *(*args_block)(const struct device_graph_args *a);
+};
+
 /* One generation of one name. */
 struct policy {
-    struct llm_policy table; /* its name is the shelf's */
+    struct llm_policy table;       /* its name is the shelf's */
+    struct device_graph *compiled; /* the graph on the device; null: the host runs it */
     int32_t generation;
     struct policy_shelf *shelf;
     struct policy *next; /* on the shelf, older */
@@ -37,6 +52,7 @@ struct policy_shelf {
 };
 
 struct policy_book {
+    struct graph_device device; /* constant */
     pthread_mutex_t lock;
     struct policy_shelf *shelves;
 };
@@ -46,6 +62,7 @@ enum { POLICY_HAS_LOGITS = 1, POLICY_HAS_GRAPH = 2, POLICY_HAS_CANDIDATES = 4 };
 struct policy_link {
     struct policy *policy;
     struct llm_policy_args args;
+    struct device_graph_args *device_args; /* of the compiled graph; null: not opened yet, or none */
 };
 
 /* A sequence under a policy. */
@@ -66,11 +83,13 @@ struct policy_chain {
     struct policy_link links[]; /* [n_links] */
 };
 
-void policy_book_init(struct policy_book *book);
-/* No chain may be left. */
+/* device null: none. */
+void policy_book_init(struct policy_book *book, const struct graph_device *device);
+/* No chain may be left. The device must still be there. */
 void policy_book_deinit(struct policy_book *book);
 
-/* llm_policy_add and so on (llmlua.h). Any thread. */
+/* llm_policy_add and so on (llmlua.h). Any thread. A graph that is added is compiled for the device, if it
+ * can be. */
 llm_status policy_book_add(struct policy_book *book, const struct llm_policy *table, int32_t *generation,
                            struct llm_error *err);
 llm_status policy_book_rollback(struct policy_book *book, const char *name, int32_t *generation,
@@ -90,6 +109,9 @@ void policy_chain_close(struct policy_chain *chain); /* null is accepted */
 /* Whose tokens they are: set before begin. */
 void policy_chain_bind(struct policy_chain *chain, int32_t sequence, const int32_t *prompt, int32_t n_prompt,
                        const int32_t *output, uint64_t seed);
+/* Opens the arguments of its compiled graphs on the device, if they are not. Errors: LLM_ENOMEM, LLM_EFAILED.
+ */
+llm_status policy_chain_to_device(struct policy_chain *chain, struct llm_error *err);
 /* Calls the begin hooks of all sequences. Not LLM_OK: chain->error says why. */
 llm_status policy_chain_begin(struct policy_chain *chain);
 /* Calls the done hooks of a sequence, once, whatever has been begun. */

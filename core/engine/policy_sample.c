@@ -65,6 +65,11 @@ static void time_goes_to(struct policy_desk *d, struct policy *p)
     d->since = now;
 }
 
+void policy_hooks_pause(struct policy_desk *d)
+{
+    time_goes_to(d, NULL);
+}
+
 /* ---- on the workers ------------------------------------------------------------------------------------ */
 
 struct round {
@@ -219,29 +224,53 @@ static void on_workers(struct round *r, pool_fn *fn)
         fn(r, 0, 1);
 }
 
-static llm_status call_logits(struct policy_desk *d, const struct llm_policy *t, struct policy_run *run,
-                              float *row, struct llm_error *err)
+llm_status policy_row_unusable(struct llm_error *err)
 {
-    llm_status status = t->logits(t->self, &run->view, row, d->vocab_size, err);
-    if (status || row_is_usable(row, d->vocab_size)) return status;
     return llm_fail(err, LLM_EFAILED,
                     "after the logits hook the row has NaN or +inf, or every token is masked: leave at least "
                     "one logit finite");
 }
 
-static void logits_hooks(struct policy_desk *d, struct policy_job *j)
+int32_t policy_last_logits_hook(const struct policy_chain *c, int32_t sequence)
 {
+    const struct policy_run *runs = policy_chain_runs(c, sequence);
+    int32_t i = c->n_links - 1;
+    while (i >= 0 && (!c->links[i].policy->table.logits || runs[i].off)) i--;
+    return i;
+}
+
+static llm_status call_logits(struct policy_desk *d, const struct llm_policy *t, struct policy_run *run,
+                              float *row, int check, struct llm_error *err)
+{
+    llm_status status = t->logits(t->self, &run->view, row, d->vocab_size, err);
+    if (status || !check || row_is_usable(row, d->vocab_size)) return status;
+    return policy_row_unusable(err);
+}
+
+/* Tokens of an output that hooks may see. */
+static int32_t n_known(const struct output *o)
+{
+    return o->sequence.n_output - o->sequence.n_pending;
+}
+
+/* The device tells only that the row is bad in the end: whose fault it is, and what was there before, has to
+ * be known here. */
+void policy_logits_hooks(struct policy_desk *d, struct policy_job *j, int checked_later)
+{
+    if (!has(j, POLICY_HAS_LOGITS)) return;
     struct policy_chain *c = j->output->request->chain;
     struct policy_run *runs = policy_chain_runs(c, j->output->sequence.index);
     struct llm_error err = {0};
+    int32_t last = policy_last_logits_hook(c, j->output->sequence.index);
     for (int32_t i = 0; i < c->n_links; i++) {
         struct policy *p = c->links[i].policy;
         if (!p->table.logits || runs[i].off) continue;
+        int check = !checked_later || p->table.ignore_errors || i < last;
         if (p->table.ignore_errors) memcpy(d->backup, j->row, row_bytes(d));
         time_goes_to(d, p);
         add(&p->n_calls, 1);
-        runs[i].view.n_output = j->output->sequence.n_output;
-        if (call_logits(d, &p->table, &runs[i], j->row, &err) == LLM_OK) continue;
+        runs[i].view.n_output = n_known(j->output);
+        if (call_logits(d, &p->table, &runs[i], j->row, check, &err) == LLM_OK) continue;
         if (policy_chain_fail(c, j->output->sequence.index, i, &err)) return;
         memcpy(j->row, d->backup, row_bytes(d));
     }
@@ -257,8 +286,9 @@ static llm_status call_candidates(struct policy_desk *d, const struct llm_policy
                     *token, d->vocab_size - 1);
 }
 
-static void candidates_hooks(struct policy_desk *d, struct policy_job *j)
+void policy_candidates_hooks(struct policy_desk *d, struct policy_job *j)
 {
+    if (!has(j, POLICY_HAS_CANDIDATES)) return;
     struct policy_chain *c = j->output->request->chain;
     struct policy_run *runs = policy_chain_runs(c, j->output->sequence.index);
     struct llm_error err = {0};
@@ -267,7 +297,7 @@ static void candidates_hooks(struct policy_desk *d, struct policy_job *j)
         if (!p->table.candidates || runs[i].off) continue;
         time_goes_to(d, p);
         add(&p->n_calls, 1);
-        runs[i].view.n_output = j->output->sequence.n_output;
+        runs[i].view.n_output = n_known(j->output);
         int32_t token = -1;
         if (call_candidates(d, &p->table, &runs[i], &j->best, &token, &err) == LLM_OK) {
             if (token < 0) continue;
@@ -278,12 +308,17 @@ static void candidates_hooks(struct policy_desk *d, struct policy_job *j)
     }
 }
 
+void policy_count_graphs(struct policy_chain *c)
+{
+    for (int32_t i = 0; i < c->n_links; i++)
+        if (c->links[i].policy->table.graph) add(&c->links[i].policy->n_calls, 1);
+}
+
 /* What the workers could not do for graphs: the policies are shared. */
 static void account_graphs(struct policy_job *j)
 {
     struct policy_chain *c = j->output->request->chain;
-    for (int32_t i = 0; i < c->n_links; i++)
-        if (c->links[i].policy->table.graph) add(&c->links[i].policy->n_calls, 1);
+    policy_count_graphs(c);
     if (j->failed >= 0) policy_chain_fail(c, j->output->sequence.index, j->failed, &j->error);
 }
 
@@ -310,8 +345,8 @@ void policy_sample(struct llm_engine *e, struct policy_job *jobs, int32_t n)
     if (any & POLICY_HAS_LOGITS) {
         on_workers(&r, adjust_rows);
         for (int32_t k = 0; k < n; k++)
-            if (has(&jobs[k], POLICY_HAS_LOGITS) && !jobs[k].barren) logits_hooks(d, &jobs[k]);
-        time_goes_to(d, NULL);
+            if (!jobs[k].barren) policy_logits_hooks(d, &jobs[k], 0);
+        policy_hooks_pause(d);
     }
     on_workers(&r, choose_all);
     for (int32_t k = 0; any & POLICY_HAS_GRAPH && k < n; k++)
@@ -319,10 +354,10 @@ void policy_sample(struct llm_engine *e, struct policy_job *jobs, int32_t n)
     if (!(any & POLICY_HAS_CANDIDATES)) return;
     int logprobs = 0;
     for (int32_t k = 0; k < n; k++) {
-        if (has(&jobs[k], POLICY_HAS_CANDIDATES) && !jobs[k].chosen) candidates_hooks(d, &jobs[k]);
+        if (!jobs[k].chosen) policy_candidates_hooks(d, &jobs[k]);
         logprobs |= jobs[k].output->request->n_logprobs;
     }
-    time_goes_to(d, NULL);
+    policy_hooks_pause(d);
     if (logprobs)
         on_workers(&r, record_rest);
     else

@@ -40,6 +40,23 @@ llm_status policy_desk_init(struct policy_desk *d, int32_t vocab_size, int32_t n
                             struct llm_error *err);
 void policy_desk_deinit(struct policy_desk *d);
 
+/* ---- the pieces, for steps on a device (policy_device.h) ----------------------------------------------- */
+
+/* Runs the hooks on the job's row. checked_later: the device looks at what the last of them left. */
+void policy_logits_hooks(struct policy_desk *d, struct policy_job *j, int checked_later);
+/* Runs the hooks on the job's candidates: its token is what is drawn, and then perhaps another. */
+void policy_candidates_hooks(struct policy_desk *d, struct policy_job *j);
+/* No hook runs until the next one: the time is nobody's. */
+void policy_hooks_pause(struct policy_desk *d);
+/* Counts a call of each graph. */
+void policy_count_graphs(struct policy_chain *c);
+/* The place of the last logits hook that is not left out; -1: none. */
+int32_t policy_last_logits_hook(const struct policy_chain *c, int32_t sequence);
+/* What is wrong with a row that is no good. Returns LLM_EFAILED. */
+llm_status policy_row_unusable(struct llm_error *err);
+
+/* ---- on the host --------------------------------------------------------------------------------------- */
+
 /* Gives each job's output its next token, or its request an error. n <= the desk's n_rows. */
 void policy_sample(struct llm_engine *e, struct policy_job *jobs, int32_t n);
 

@@ -66,6 +66,7 @@ static void settle(struct llm_engine *e, struct output *o, enum llm_finish_reaso
     struct llm_request *r = o->request;
     forgo(e, o);
     scheduler_finish(&e->scheduler, &o->sequence);
+    seating_leave(&e->seating, o);
     if (r->chain) policy_chain_done(r->chain, o->sequence.index);
     o->finish = reason;
     if (r->handle && o == r->outputs) r->handle->borrower = NULL;

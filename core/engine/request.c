@@ -117,6 +117,7 @@ static void layout_output(struct carve *c, const struct draft *d, struct llm_req
     int32_t n_computed = d->max_output > 0 || r->n_prompt == 1 ? r->n_prompt : r->n_prompt - 1;
     struct output *o = &r->outputs[index];
     o->request = r;
+    o->seat = -1;
     o->sequence = (struct sequence){
         .prompt = r->prompt,
         .output = tokens,
@@ -148,13 +149,6 @@ static void layout_output(struct carve *c, const struct draft *d, struct llm_req
     atomic_init(&o->news, news_pack(0, 0));
 }
 
-/* 1 if nothing is asked of the logits but what struct sample_row (kernels/device.h) can say. */
-static int is_plain(const struct llm_sampling *p)
-{
-    return p->logprobs == LLM_LOGPROBS_NONE && !sampler_counts_needed(p) && !p->n_allowed_token_ids &&
-           !p->n_bad_words && !p->n_logit_bias && p->min_tokens == 0;
-}
-
 /* While measuring, r is scratch without outputs. */
 static void layout(struct carve *c, const struct draft *d, struct llm_request *r)
 {
@@ -165,7 +159,6 @@ static void layout(struct carve *c, const struct draft *d, struct llm_request *r
     r->user = spec->user;
     r->stream = spec->stream;
     r->renders = d->limits->tokenizer && p->detokenize;
-    r->sampled_by_device = is_plain(p) && d->max_output > 0;
     r->n = r->n_live = p->n;
     r->n_prompt = (int32_t)d->n_prompt;
     r->max_output = d->max_output;

@@ -53,6 +53,13 @@ struct farewell {
     sem_t done;
 };
 
+/* Who can make a request's tokens. */
+enum sampled_by {
+    BY_HOST,
+    BY_DEVICE, /* as it is */
+    BY_SEAT    /* a device, with a seat (seating.h) for each sequence */
+};
+
 /* One sequence of a request. */
 struct output {
     struct sequence sequence; /* first: the scheduler hands sequences back. Engine's */
@@ -64,6 +71,7 @@ struct output {
     struct detokenizer stop_text; /* text for the matcher; the client makes its own */
     uint64_t text_end;
     int64_t t_token; /* ns, of its last token; 0: none yet */
+    int32_t seat;    /* -1: none */
 
     /* written by the engine before it is published, then constant */
     struct llm_logprob *logprobs; /* [max_output, n_logprobs]; null: not asked for */
@@ -98,8 +106,8 @@ struct llm_request {
     struct llm_client *client;
     struct mailbox *reply; /* the client's */
     void *user;
-    int stream, renders;   /* renders: events carry text */
-    int sampled_by_device; /* 1: a device that samples can make its tokens */
+    int stream, renders; /* renders: events carry text */
+    enum sampled_by by;  /* on a device that samples */
     uint64_t seed;
     struct llm_sampling sampling; /* arrays are in the block */
     size_t *stop_bytes;

@@ -3,6 +3,7 @@
 
 #include "engine/step.h"
 
+#include "engine/launch.h"
 #include "engine/output.h"
 #include "engine/progress.h"
 
@@ -49,12 +50,21 @@ static void list_rows(struct llm_engine *e, struct step *step)
         int32_t n;
         if (!e->plan->items[i].last) continue;
         struct output *o = outputs_of(&e->plan->items[i], &n);
-        step->rows[step->n++] = (struct step_row){o, n};
+        step->rows[step->n++] = (struct step_row){o, n, -1};
     }
 }
 
 /* ---- a step on the host ---------------------------------------------------------------------------------
  */
+
+/* The host makes tokens that a device made so far. */
+static llm_status recover_seats(struct llm_engine *e, struct llm_error *err)
+{
+    llm_status status = LLM_OK;
+    for (int32_t i = 0; i < e->plan->n_items && !status; i++)
+        if (e->plan->items[i].last) status = seating_recover(e, output_of(e->plan->items[i].sequence), err);
+    return status;
+}
 
 static llm_status host_step(struct llm_engine *e, struct step *step, struct llm_error *err)
 {
@@ -66,101 +76,21 @@ static llm_status host_step(struct llm_engine *e, struct step *step, struct llm_
     pace_learn(&e->pace, batch->n_tokens, launched, clock_ns());
     scheduler_advance(&e->scheduler);
     scheduler_name(&e->scheduler);
-    status = engine_sample(e, batch, err);
+    status = recover_seats(e, err);
+    if (!status) status = engine_sample(e, batch, err);
     if (!status) list_rows(e, step);
     return status;
 }
 
-/* ---- a step on a device that samples ---------------------------------------------------------------------
+/* ---- a step on a device that samples --------------------------------------------------------------------
  */
-
-/* 1 if the device can make every token that this plan makes. */
-static int can_launch(const struct llm_engine *e)
-{
-    if (!e->model.launch) return 0;
-    for (int32_t i = 0; i < e->plan->n_items; i++) {
-        const struct plan_item *item = &e->plan->items[i];
-        const struct llm_request *r = output_of(item->sequence)->request;
-        if (r->n_prompt_logprobs > 0 || (item->last && !r->sampled_by_device) ||
-            r->n > e->config.max_num_seqs)
-            return 0;
-    }
-    return 1;
-}
-
-/* The next token of an output will be in a place of its own until the step is collected. */
-static void await(struct llm_engine *e, struct step *step, struct output *o, int32_t row)
-{
-    struct sequence *q = &o->sequence;
-    const struct llm_sampling *p = &o->request->sampling;
-    int32_t place = step->mark * e->config.max_num_seqs + step->n;
-    e->sample_rows[step->n] = (struct sample_row){.row = row,
-                                                  .slot = place,
-                                                  .top_k = p->top_k,
-                                                  .temperature = p->temperature,
-                                                  .top_p = p->top_p,
-                                                  .min_p = p->min_p,
-                                                  .stream = (uint32_t)q->index,
-                                                  .seed = o->request->seed,
-                                                  .position = (uint64_t)sequence_length(q),
-                                                  .seat = -1};
-    q->output[q->n_output++] = -1 - place;
-    q->n_pending++;
-    step->rows[step->n++] = (struct step_row){o, 1};
-}
-
-static void await_all(struct llm_engine *e, const struct batch *batch, struct step *step)
-{
-    step->n = 0;
-    for (int32_t i = 0; i < e->plan->n_items; i++) {
-        if (!e->plan->items[i].last) continue;
-        struct output *o = output_of(e->plan->items[i].sequence);
-        int32_t n = o->sequence.index == 0 && o->sequence.n_output == 0 ? o->request->n : 1;
-        for (int32_t k = 1; k < n; k++) scheduler_fork(&e->scheduler, &o->sequence, &o[k].sequence);
-        for (int32_t k = 0; k < n; k++) await(e, step, o + k, batch->seq_start[i + 1] - 1);
-    }
-}
-
-static llm_status launch(struct llm_engine *e, struct step *step, struct llm_error *err)
-{
-    note_plan(e);
-    const struct batch *batch = batch_build(&e->batch, e->plan, e->config.block_size);
-    llm_status status = LLM_OK;
-    for (int32_t i = 0; i < e->plan->n_copies && !status; i++)
-        status = e->model.copy_page(e->model.self, e->plan->copies[i].from, e->plan->copies[i].to, err);
-    if (status) return status;
-    scheduler_advance(&e->scheduler);
-    step->mark = e->mark ^= 1;
-    step->n_tokens = batch->n_tokens;
-    step->launched = clock_ns();
-    await_all(e, batch, step);
-    struct device_step d = {.batch = batch, .rows = e->sample_rows, .n_rows = step->n, .mark = step->mark};
-    return e->model.launch(e->model.self, &d, err);
-}
-
-/* Puts the tokens of a step where places were. */
-static llm_status collect(struct llm_engine *e, struct step *step, struct llm_error *err)
-{
-    const struct sampled *rows;
-    int64_t began = clock_ns();
-    llm_status status = e->model.collect(e->model.self, step->mark, &rows, err);
-    int64_t now = clock_ns();
-    e->wait_ns += (uint64_t)(now - began);
-    pace_learn(&e->pace, step->n_tokens, step->launched, now);
-    for (int32_t i = 0; i < step->n && !status; i++) {
-        if (!step->rows[i].first) continue;
-        struct sequence *q = &step->rows[i].first->sequence;
-        q->output[q->n_output - q->n_pending--] = rows[i].token;
-    }
-    return status;
-}
 
 /* The tokens of the step before this one, which the device has made meanwhile. */
 static llm_status finish_flying(struct llm_engine *e, struct step *next, struct llm_error *err)
 {
     struct step *step = e->flying;
     e->flying = NULL;
-    llm_status status = step ? collect(e, step, err) : LLM_OK;
+    llm_status status = step ? launch_collect(e, step, err) : LLM_OK;
     if (status) return status;
     e->flying = next;
     if (next) scheduler_name(&e->scheduler);
@@ -168,13 +98,25 @@ static llm_status finish_flying(struct llm_engine *e, struct step *next, struct 
     return LLM_OK;
 }
 
-static llm_status device_step(struct llm_engine *e, struct llm_error *err)
+/* Launches the plan, and only then looks at the step before it. */
+static llm_status step_ahead(struct llm_engine *e, struct llm_error *err)
 {
     struct step *step = &e->steps[e->flying == &e->steps[0]];
-    llm_status status = launch(e, step, err);
+    note_plan(e);
+    llm_status status = launch_step(e, step, err);
     if (status) return status;
     e->n_steps++;
     return finish_flying(e, step, err);
+}
+
+/* Launches the plan, nothing else being in flight, and waits for it: the host has a say in its tokens. */
+static llm_status step_and_wait(struct llm_engine *e, struct step *step, struct llm_error *err)
+{
+    note_plan(e);
+    llm_status status = launch_step(e, step, err);
+    if (!status) status = launch_collect(e, step, err);
+    if (!status) scheduler_name(&e->scheduler);
+    return status;
 }
 
 /* ---- a step ---------------------------------------------------------------------------------------------
@@ -187,22 +129,24 @@ static void note_time(struct llm_engine *e)
     e->now = now;
 }
 
-/* What the device owes is collected first: rows that the host samples need to know all tokens. */
+/* What the device owes is collected first: all tokens must be known. */
 static llm_status settled_step(struct llm_engine *e, struct llm_error *err)
 {
+    struct step *step = &e->steps[0];
     llm_status status = finish_flying(e, NULL, err);
     plan_close_holes(e->plan);
     if (status || e->plan->n_tokens == 0) return status;
-    status = host_step(e, &e->steps[0], err);
+    status = launch_way(e) ? step_and_wait(e, step, err) : host_step(e, step, err);
     e->n_steps++;
     note_time(e);
-    if (!status) progress_emit(e, &e->steps[0]);
+    if (!status) progress_emit(e, step);
     return status;
 }
 
 llm_status step_run(struct llm_engine *e, struct llm_error *err)
 {
-    llm_status status = e->plan->n_tokens > 0 && can_launch(e) ? device_step(e, err) : settled_step(e, err);
+    int ahead = e->plan->n_tokens > 0 && launch_way(e) == LAUNCH_AHEAD;
+    llm_status status = ahead ? step_ahead(e, err) : settled_step(e, err);
     note_time(e);
     return status;
 }

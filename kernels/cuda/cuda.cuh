@@ -19,6 +19,13 @@ extern "C" {
 struct cuda_attention; /* attention.cu's */
 struct cuda_linear;    /* linear.cu's */
 
+/* Streams beside the queue, one a direction (device.h). */
+struct cuda_exchange {
+    cudaStream_t out, in;
+    cudaEvent_t begun, ended; /* of the whole */
+    cudaEvent_t fetched[EXCHANGE_TICKETS], returned[EXCHANGE_TICKETS];
+};
+
 struct cuda_backend {
     struct backend base; /* first */
     int device, n_sms, major, minor;
@@ -26,6 +33,7 @@ struct cuda_backend {
     size_t l2_bytes;
     cudaStream_t stream;
     cudaEvent_t marks[2];
+    struct cuda_exchange exchange;
     struct step_shape shape;
     struct backend_limits limits;
     struct cuda_attention *attention;

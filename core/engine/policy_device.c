@@ -1,0 +1,100 @@
+#include "engine/policy_device.h"
+
+_Static_assert(sizeof(struct sample_candidate) == sizeof(struct llm_candidate) &&
+                   offsetof(struct sample_candidate, prob) == offsetof(struct llm_candidate, prob) &&
+                   offsetof(struct sample_candidate, logprob) == offsetof(struct llm_candidate, logprob),
+               "what a device writes is what hooks read");
+
+/* ---- rows of logits ------------------------------------------------------------------------------------ */
+
+/* The first row of the step, from the i-th on, that hooks look at; step->n: none. */
+static int32_t next_hooked(const struct step *step, const struct device_step *d, const struct sampled *rows,
+                           int32_t i)
+{
+    for (; i < step->n; i++) {
+        int32_t place = step->rows[i].place;
+        if (place >= 0 && (d->rows[place].flags & SAMPLE_HOOKED) && !(rows[place].flags & SAMPLED_BARREN))
+            break;
+    }
+    return i;
+}
+
+static int32_t seat_of(const struct step *step, int32_t i)
+{
+    return step->rows[i].first->seat;
+}
+
+llm_status policy_device_hooks(struct llm_engine *e, const struct step *step, const struct device_step *d,
+                               struct llm_error *err)
+{
+    const struct device_seats *seats = &e->model.seats;
+    void *self = e->model.self;
+    const struct sampled *rows;
+    llm_status status = seats->adjusted(self, d->mark, &rows, err);
+    if (status) return status;
+    int32_t fetched = next_hooked(step, d, rows, 0), ticket = 0;
+    for (int32_t n = 0; n < EXCHANGE_TICKETS && fetched < step->n && !status; n++) {
+        status = seats->fetch(self, n, seat_of(step, fetched), err);
+        fetched = next_hooked(step, d, rows, fetched + 1);
+    }
+    for (int32_t i = next_hooked(step, d, rows, 0); i < step->n && !status;
+         i = next_hooked(step, d, rows, i + 1)) {
+        struct policy_job job = {.output = step->rows[i].first};
+        policy_hooks_pause(&e->desk);
+        status = seats->await(self, ticket, &job.row, err);
+        if (!status) policy_logits_hooks(&e->desk, &job, 1);
+        if (!status) status = seats->give_back(self, ticket, seat_of(step, i), err);
+        if (!status && fetched < step->n) {
+            status = seats->fetch(self, ticket, seat_of(step, fetched), err);
+            fetched = next_hooked(step, d, rows, fetched + 1);
+        }
+        ticket = (ticket + 1) % EXCHANGE_TICKETS;
+    }
+    policy_hooks_pause(&e->desk);
+    return status ? status : seats->resume(self, d, err);
+}
+
+/* ---- what came of a row -------------------------------------------------------------------------------- */
+
+/* A graph has failed, or the device did not like what the last logits hook left. */
+static void note_failure(const struct llm_engine *e, const struct output *o, const struct sampled *s)
+{
+    struct policy_chain *c = o->request->chain;
+    struct llm_error err = {0};
+    int32_t place = s->place;
+    if (place < 0) {
+        place = policy_last_logits_hook(c, o->sequence.index);
+        policy_row_unusable(&err);
+    } else {
+        graph_fail(c->links[place].policy->table.graph, e->model.vocab_size, (enum graph_failure)s->failure,
+                   s->where, s->number, &err);
+    }
+    policy_chain_fail(c, o->sequence.index, place, &err);
+}
+
+static void account(const struct llm_engine *e, const struct output *o, const struct sampled *s)
+{
+    struct policy_chain *c = o->request->chain;
+    const struct llm_error none = {0};
+    if (c->has & POLICY_HAS_GRAPH) policy_count_graphs(c);
+    for (uint32_t bits = s->forgiven; bits; bits &= bits - 1)
+        policy_chain_fail(c, o->sequence.index, __builtin_ctz(bits), &none);
+    if (s->flags & SAMPLED_FAILED) note_failure(e, o, s);
+}
+
+int32_t policy_device_token(struct llm_engine *e, const struct step *step, const struct step_row *row,
+                            const struct device_results *results)
+{
+    struct output *o = row->first;
+    const struct policy_chain *c = o->request->chain;
+    const struct sampled *s = &results->rows[row->place];
+    if (!c->has || c->error.status || (s->flags & SAMPLED_BARREN)) return s->token;
+    account(e, o, s);
+    if (!(c->has & POLICY_HAS_CANDIDATES) || (s->flags & (SAMPLED_CHOSEN | SAMPLED_FAILED))) return s->token;
+    const struct sample_candidate *list =
+        results->candidates + (size_t)row->place * (size_t)step->n_candidates;
+    struct policy_job job = {
+        .output = o, .token = s->token, .best = {(struct llm_candidate *)(uintptr_t)list, s->n_candidates}};
+    policy_candidates_hooks(&e->desk, &job);
+    return job.token;
+}
