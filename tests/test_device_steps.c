@@ -1,9 +1,6 @@
 /* The engine a step ahead of a device that samples (fake_device.h): the same requests as on the host give the
  * same tokens, whatever else goes on, and nothing is left behind. */
 
-#include "base/mem.h"
-#include "engine/engine.h"
-
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,270 +8,18 @@
 #include <cmocka.h>
 #include <stdio.h>
 
-#include "fake_model.inc.c"
-
-#include "fake_device.inc.c"
-
-enum { VOCAB = 97, PAGE = 16, MAX_OUTPUT = 90, MAX_PROMPT = 150, MAX_N = 4 };
-
-/* ---- engines ------------------------------------------------------------------------------------------- */
-
-struct regime {
-    const char *name;
-    int32_t n_pages, budget, seqs;
-    int caching, chunked, priority;
-    int32_t eagerness;
-};
-
-static struct engine_config config_of(const struct regime *g)
-{
-    struct engine_config c = {.max_model_len = 256,
-                              .max_num_seqs = g->seqs,
-                              .max_num_batched_tokens = g->budget,
-                              .block_size = PAGE,
-                              .n_pages = g->n_pages,
-                              .prefix_caching = g->caching,
-                              .chunked_prefill = g->chunked,
-                              .priority = g->priority,
-                              .max_logprobs = 20};
-    c.end_tokens[c.n_end_tokens++] = 13;
-    return c;
-}
-
-static struct llm_engine *open_on(const struct engine_config *c, const struct engine_model *table)
-{
-    struct llm_engine *e = NULL;
-    struct llm_error err = {0};
-    if (engine_start(c, table, &e, &err)) fail_msg("%s", err.message);
-    return e;
-}
-
-static struct llm_engine *open_device(const struct regime *g, struct fake_device **device)
-{
-    struct engine_config c = config_of(g);
-    struct fake_model *m = fake_model_new(VOCAB, PAGE, c.n_pages, c.max_num_batched_tokens);
-    struct fake_device *d = fake_device_new(m, c.max_num_seqs, g->eagerness, 11);
-    struct engine_model table = fake_device_table(d);
-    if (device) {
-        *device = d;
-        m->gated = 1; /* until the test lets it go */
-    }
-    return open_on(&c, &table);
-}
-
-/* Plenty of memory, no sharing of prefixes: what all others must agree with. */
-static struct llm_engine *open_host(void)
-{
-    const struct regime plenty = {"host", 2000, 512, 64, 0, 1, 0, 0};
-    struct engine_config c = config_of(&plenty);
-    struct engine_model table = fake_model_table(fake_model_new(VOCAB, PAGE, c.n_pages, 512));
-    return open_on(&c, &table);
-}
-
-static void open_gate(struct fake_device *d)
-{
-    d->model->gated = 0;
-    sem_post(&d->model->gate);
-}
-
-static struct llm_client *connect_to(struct llm_engine *e)
-{
-    struct llm_client *c = NULL;
-    assert_int_equal(llm_client_open(e, &c, NULL), LLM_OK);
-    return c;
-}
-
-static void next_event(struct llm_client *c, struct llm_event *ev)
-{
-    for (;;) {
-        llm_status status = llm_next(c, ev);
-        if (status == LLM_OK) return;
-        assert_int_equal(status, LLM_EAGAIN);
-        assert_int_equal(llm_wait(c, 60000), LLM_OK);
-    }
-}
-
-static struct llm_stats stats_at_rest(struct llm_engine *e)
-{
-    struct llm_stats s;
-    for (int i = 0; i < 10000; i++) {
-        llm_engine_stats(e, &s);
-        if (s.n_running == 0 && s.n_waiting == 0 && s.n_blocks_used == 0) break;
-        usleep(1000);
-    }
-    return s;
-}
-
-static void expect_rest(struct llm_engine *e)
-{
-    struct llm_stats s = stats_at_rest(e);
-    assert_int_equal(s.n_running, 0);
-    assert_int_equal(s.n_waiting, 0);
-    assert_int_equal(s.n_blocks_used, 0);
-}
-
-/* ---- requests ------------------------------------------------------------------------------------------ */
-
-static uint64_t luck;
-
-static int32_t below(int32_t n)
-{
-    luck = fake_mix(luck + 0x9E3779B97F4A7C15u);
-    return (int32_t)(luck % (uint64_t)n);
-}
-
-static int chance(int32_t percent)
-{
-    return below(100) < percent;
-}
-
-/* What one request asks for, and what came of it. */
-struct ask {
-    int32_t prompt[MAX_PROMPT], n_prompt, stop_ids[2], allowed[40];
-    struct llm_request_spec spec;
-    int32_t cancel_at; /* tokens of its first output; -1: it is left alone */
-    int releases;      /* 1: it is released instead of cancelled */
-
-    struct llm_request *request;
-    int32_t got[MAX_N][MAX_OUTPUT], n_got[MAX_N];
-    enum llm_finish_reason finish[MAX_N];
-    int done;
-};
-
-/* One that the device cannot make all tokens of. */
-static void ask_for_the_host(struct ask *a)
-{
-    struct llm_sampling *p = &a->spec.sampling;
-    switch (below(5)) {
-    case 0:
-        p->logprobs = below(4);
-        break;
-    case 1:
-        p->repetition_penalty = 1.3f;
-        break;
-    case 2:
-        p->min_tokens = p->max_tokens / 2;
-        break;
-    case 3:
-        for (int32_t i = 0; i < 40; i++) a->allowed[i] = 2 * i;
-        p->allowed_token_ids = a->allowed;
-        p->n_allowed_token_ids = 40;
-        break;
-    default:
-        p->prompt_logprobs = 2;
-        break;
-    }
-}
-
-static void think_of(struct ask *a, int32_t number)
-{
-    struct llm_sampling *p = &a->spec.sampling;
-    *a = (struct ask){.n_prompt = 1 + below(MAX_PROMPT), .cancel_at = chance(20) ? below(20) : -1};
-    llm_request_spec_init(&a->spec);
-    /* One of a few beginnings, then something of its own, which may be nothing. */
-    uint64_t beginning = (uint64_t)below(5);
-    int32_t shared = chance(70) ? below(a->n_prompt + 1) : 0;
-    for (int32_t i = 0; i < a->n_prompt; i++)
-        a->prompt[i] =
-            i < shared ? (int32_t)(fake_mix(beginning * 7919 + (uint64_t)i) % VOCAB) : below(VOCAB);
-    a->releases = chance(30);
-    a->spec.prompt_ids = a->prompt;
-    a->spec.n_prompt_ids = (size_t)a->n_prompt;
-    a->spec.stream = chance(60);
-    a->spec.priority = below(3);
-    a->spec.cache_salt = chance(20) ? "salt" : NULL;
-    p->max_tokens = chance(15) ? 1 : 1 + below(MAX_OUTPUT);
-    p->n = chance(20) ? 2 + below(MAX_N - 1) : 1;
-    p->temperature = p->n == 1 && chance(40) ? 0 : 0.5f + (float)below(10) / 10;
-    p->top_k = chance(50) ? 1 + below(30) : 0;
-    p->top_p = chance(50) ? 0.7f : 1;
-    p->min_p = chance(20) ? 0.05f : 0;
-    p->has_seed = 1;
-    p->seed = (uint64_t)number;
-    p->ignore_eos = chance(80);
-    for (int32_t i = 0; i < 2; i++) a->stop_ids[i] = below(VOCAB);
-    p->stop_token_ids = a->stop_ids;
-    p->n_stop_token_ids = chance(30) ? 2 : 0;
-    if (number % 100 < 12 && chance(30)) ask_for_the_host(a); /* now and then some together */
-}
-
-static void take(struct ask *a, const struct llm_event *ev)
-{
-    assert_true(a->n_got[ev->index] + (int32_t)ev->n_tokens <= MAX_OUTPUT);
-    memcpy(a->got[ev->index] + a->n_got[ev->index], ev->tokens, sizeof(int32_t) * ev->n_tokens);
-    a->n_got[ev->index] += (int32_t)ev->n_tokens;
-    if (ev->finish != LLM_FINISH_NONE) a->finish[ev->index] = ev->finish;
-    if (ev->finish == LLM_FINISH_ERROR) fail_msg("%s", ev->error->message);
-}
-
-/* Submits them, some at a time; with `cancels`, those that are to be cancelled are. */
-static void run_all(struct llm_engine *e, struct ask *asks, int32_t n, int32_t at_once, int cancels)
-{
-    struct llm_client *c = connect_to(e);
-    int32_t submitted = 0, live = 0;
-    while (submitted < n || live) {
-        for (; submitted < n && live < at_once; submitted++, live++) {
-            asks[submitted].spec.user = &asks[submitted];
-            struct ask *a = &asks[submitted];
-            struct llm_error err;
-            if (llm_submit(c, &a->spec, &a->request, &err)) fail_msg("%s", err.message);
-            if (cancels && a->cancel_at == 0) llm_cancel(a->request);
-        }
-        struct llm_event ev;
-        next_event(c, &ev);
-        struct ask *a = ev.user;
-        take(a, &ev);
-        if (cancels && !a->spec.stream) { /* says nothing before its end: somebody else's news will do */
-            struct ask *other = &asks[below(submitted)];
-            if (other->cancel_at > 0 && !other->done) llm_cancel(other->request);
-        }
-        int stop = cancels && a->cancel_at >= 0 && a->n_got[0] >= a->cancel_at;
-        if (ev.request_done || (stop && a->releases)) {
-            a->done = 1;
-            live--;
-            llm_release(a->request);
-        } else if (stop) {
-            llm_cancel(a->request);
-        }
-    }
-    llm_client_close(c);
-}
-
-static void compare(const struct ask *want, const struct ask *got, int cancels, const char *where,
-                    int32_t number)
-{
-    for (int32_t k = 0; k < want->spec.sampling.n; k++) {
-        int cut = cancels && want->cancel_at >= 0 && got->finish[k] != want->finish[k];
-        if (cut && got->finish[k] != LLM_FINISH_ABORT && got->finish[k] != LLM_FINISH_NONE)
-            fail_msg("%s: request %d ends by %d, not %d", where, number, got->finish[k], want->finish[k]);
-        if (!cut && (got->finish[k] != want->finish[k] || got->n_got[k] != want->n_got[k]))
-            fail_msg("%s: request %d, output %d: %d tokens, end %d; on the host %d, end %d", where, number, k,
-                     got->n_got[k], got->finish[k], want->n_got[k], want->finish[k]);
-        for (int32_t i = 0; i < got->n_got[k]; i++)
-            if (i >= want->n_got[k] || got->got[k][i] != want->got[k][i])
-                fail_msg("%s: request %d, output %d, token %d is %d; on the host %d", where, number, k, i,
-                         got->got[k][i], i < want->n_got[k] ? want->got[k][i] : -1);
-    }
-}
-
-static void forget_results(struct ask *a)
-{
-    memset(a->got, 0, sizeof a->got);
-    memset(a->n_got, 0, sizeof a->n_got);
-    memset(a->finish, 0, sizeof a->finish);
-    a->done = 0;
-}
+#include "device_asks.inc.c"
 
 static const struct regime regimes[] = {
-    {"late", 2000, 512, 64, 1, 1, 0, 0},
-    {"early", 2000, 512, 64, 1, 1, 0, 100},
-    {"now and then", 600, 64, 32, 1, 1, 0, 50},
-    {"small chunks", 600, 9, 7, 1, 1, 0, 50},
-    {"little memory", 24, 64, 24, 1, 1, 0, 30},
-    {"little memory, no cache", 24, 512, 24, 0, 0, 0, 30},
-    {"little memory, priorities", 24, 48, 16, 1, 1, 1, 0},
-    {"priorities", 40, 300, 6, 1, 0, 1, 70},
-    {"one at a time", 40, 256, 1, 1, 1, 0, 50},
+    {"late", 2000, 512, 64, 1, 1, 0, 0, 0, 0},
+    {"early", 2000, 512, 64, 1, 1, 0, 100, 0, 0},
+    {"now and then", 600, 64, 32, 1, 1, 0, 50, 0, 0},
+    {"small chunks", 600, 9, 7, 1, 1, 0, 50, 0, 0},
+    {"little memory", 24, 64, 24, 1, 1, 0, 30, 0, 0},
+    {"little memory, no cache", 24, 512, 24, 0, 0, 0, 30, 0, 0},
+    {"little memory, priorities", 24, 48, 16, 1, 1, 1, 0, 0, 0},
+    {"priorities", 40, 300, 6, 1, 0, 1, 70, 0, 0},
+    {"one at a time", 40, 256, 1, 1, 1, 0, 50, 0, 0},
 };
 
 enum { N_ASKS = 400 };
@@ -283,10 +28,7 @@ static void repeat_under(const struct regime *g, const struct ask *want, int can
 {
     static struct ask got[N_ASKS];
     memcpy(got, want, sizeof got);
-    for (int32_t i = 0; i < N_ASKS; i++) {
-        forget_results(&got[i]);
-        got[i].spec.prompt_ids = got[i].prompt;
-    }
+    ask_again(got, N_ASKS);
     struct fake_device *d;
     struct llm_engine *e = open_device(g, &d);
     open_gate(d);
@@ -309,7 +51,10 @@ static void random_requests(void **state)
     (void)state;
     static struct ask want[N_ASKS];
     luck = 5;
-    for (int32_t i = 0; i < N_ASKS; i++) think_of(&want[i], i);
+    for (int32_t i = 0; i < N_ASKS; i++) {
+        think_of(&want[i], i);
+        if (i % 100 < 12 && chance(30)) ask_for_more(&want[i], below(7)); /* now and then some together */
+    }
     struct llm_engine *host = open_host();
     run_all(host, want, N_ASKS, 32, 0);
     llm_engine_close(host);
@@ -447,7 +192,7 @@ static void sequences_grow_and_branch(void **state)
 
 /* ---- failing, closing, memory -------------------------------------------------------------------------- */
 
-static const struct regime steady = {"steady", 400, 128, 64, 1, 1, 0, 50};
+static const struct regime steady = {"steady", 400, 128, 64, 1, 1, 0, 50, 0, 0};
 
 static struct llm_request *submit_long(struct llm_client *c, uint32_t number, int32_t max_tokens)
 {
