@@ -338,7 +338,12 @@ static void cuda_close(struct backend *be)
 static struct sampling_ops make_sampling_table(void)
 {
     struct sampling_ops s = {};
+    s.fill_seats = cuda_fill_seats;
+    s.adjust = cuda_adjust;
+    s.check = cuda_check_rows;
     s.sample = cuda_sample;
+    s.candidates = cuda_candidates;
+    s.logprobs = cuda_logprobs;
     return s;
 }
 

@@ -140,7 +140,13 @@ llm_status cuda_rope_kv(struct backend *be, const struct rope_kv_args *a);
 llm_status cuda_gather(struct backend *be, const struct gather_args *a);
 llm_status cuda_logits(struct backend *be, const struct logits_args *a);
 llm_status cuda_feed(struct backend *be, const struct feed_args *a);
+llm_status cuda_fill_seats(struct backend *be, const struct seat_fill *fills, int32_t n,
+                           const struct seats *seats);
+llm_status cuda_adjust(struct backend *be, const struct sample_args *a);
+llm_status cuda_check_rows(struct backend *be, const struct sample_args *a);
 llm_status cuda_sample(struct backend *be, const struct sample_args *a);
+llm_status cuda_candidates(struct backend *be, const struct sample_args *a);
+llm_status cuda_logprobs(struct backend *be, const struct sample_args *a);
 llm_status cuda_fill(struct backend *be, void *to, enum llm_dtype dtype, int64_t n, uint64_t state,
                      float deviation);
 

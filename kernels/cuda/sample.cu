@@ -7,22 +7,20 @@
  * atomics. The bin that a threshold falls into is divided again while it holds more than can be gathered;
  * then its elements are gathered and ranked exactly. */
 
-#include "kernels/cuda/cuda.cuh"
-
-#include <cfloat>
+#include "kernels/cuda/row.cuh"
 
 extern "C" {
 #include "base/rng.h"
 }
 
 enum {
-    THREADS = 1024,
-    N_WARPS = THREADS / 32,
     N_BINS = 2048,
     MOST_GATHERED = 2048,
-    CHUNK = 256, /* of a row, for the draw; more where there would be too many */
+    MOST_FEW = 512, /* candidates that are compared with each other; more: level by level */
+    CHUNK = 256,    /* of a row, for the draw; more where there would be too many */
     MOST_CHUNKS = 1024,
-    MOST_LEVELS = 3, /* a bin of the third is narrower than floats are apart, but near 0 */
+    MOST_LEVELS = 3,   /* a bin of the third is narrower than floats are apart, but near 0 */
+    MOST_BY_BEST = 256 /* a top_k up to here is found among the threads' own best */
 };
 static __device__ const float first_scale =
     64; /* bins for a unit of d; the first level's last bin has no end */
@@ -43,91 +41,32 @@ struct row {
 };
 
 struct scratch {
-    uint32_t count[N_BINS], mass[N_BINS];
+    union {
+        struct {
+            uint32_t count[N_BINS], mass[N_BINS];
+        };
+        float weight[MOST_GATHERED]; /* of what is gathered; the histogram has done its work then */
+    };
     float gathered[MOST_GATHERED];
     int id[MOST_GATHERED];
     double chunk_mass[MOST_CHUNKS];
-    float warp_f[N_WARPS];
-    int warp_i[N_WARPS];
-    double warp_d[N_WARPS];
+    struct row_sums sums;
     struct level level[MOST_LEVELS];
     double mass_before; /* of the bins before the one found, on this level */
     int bin, count_before, n_gathered;
     int token;
+    double total;
 };
 
-/* ---- block-wide helpers: results are in every thread -----------------------------------------------------
- */
-
-static __device__ double block_sum(double v, struct scratch *s)
-{
-    for (int d = 16; d > 0; d /= 2) v += __shfl_xor_sync(~0u, v, d);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) s->warp_d[threadIdx.x / 32] = v;
-    __syncthreads();
-    double sum = 0;
-    for (int i = 0; i < N_WARPS; i++) sum += s->warp_d[i];
-    return sum;
-}
-
-/* The largest and its lowest index. A NaN is never larger. */
-static __device__ void block_argmax(float *value, int *index, struct scratch *s)
-{
-    for (int d = 16; d > 0; d /= 2) {
-        float v = __shfl_xor_sync(~0u, *value, d);
-        int i = __shfl_xor_sync(~0u, *index, d);
-        if (v > *value || (v == *value && i < *index)) {
-            *value = v;
-            *index = i;
-        }
-    }
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) {
-        s->warp_f[threadIdx.x / 32] = *value;
-        s->warp_i[threadIdx.x / 32] = *index;
-    }
-    __syncthreads();
-    *value = s->warp_f[0];
-    *index = s->warp_i[0];
-    for (int w = 1; w < N_WARPS; w++)
-        if (s->warp_f[w] > *value || (s->warp_f[w] == *value && s->warp_i[w] < *index)) {
-            *value = s->warp_f[w];
-            *index = s->warp_i[w];
-        }
-}
+/* A token of those from `least` on, whose weights add up to `total`; -1: none. */
+struct choice {
+    int token;
+    float least;
+    double total;
+};
 
 /* ---- passes over the row ---------------------------------------------------------------------------------
  */
-
-/* Calls f(i, x) for each element; where the row is aligned for it, sixteen are loaded before the first is
- * used. */
-template <typename F> static __device__ __forceinline__ void each(const float *x, int n, F f)
-{
-    const int ahead = 4;
-    int n4 = (reinterpret_cast<uintptr_t>(x) & 15) == 0 ? n / 4 : 0, i = threadIdx.x;
-    const float4 *x4 = reinterpret_cast<const float4 *>(x);
-    for (; i + (ahead - 1) * THREADS < n4; i += ahead * THREADS) {
-        float4 v[ahead];
-#pragma unroll
-        for (int k = 0; k < ahead; k++) v[k] = x4[i + k * THREADS];
-#pragma unroll
-        for (int k = 0; k < ahead; k++) {
-            int at = 4 * (i + k * THREADS);
-            f(at, v[k].x);
-            f(at + 1, v[k].y);
-            f(at + 2, v[k].z);
-            f(at + 3, v[k].w);
-        }
-    }
-    for (; i < n4; i += THREADS) {
-        float4 v = x4[i];
-        f(4 * i, v.x);
-        f(4 * i + 1, v.y);
-        f(4 * i + 2, v.z);
-        f(4 * i + 3, v.w);
-    }
-    for (i = 4 * n4 + threadIdx.x; i < n; i += THREADS) f(i, x[i]);
-}
 
 static __device__ __forceinline__ float weight(const struct row *r, float v)
 {
@@ -156,7 +95,7 @@ static __device__ float bin_top(const struct level *l, int bin)
 static __device__ void histogram(const struct row *r, int level, struct scratch *s)
 {
     __syncthreads();
-    for (int b = threadIdx.x; b < N_BINS; b += THREADS) s->count[b] = s->mass[b] = 0;
+    for (int b = threadIdx.x; b < N_BINS; b += ROW_THREADS) s->count[b] = s->mass[b] = 0;
     struct level now = s->level[level];
     __syncthreads();
     each(r->x, r->n, [&](int, float v) {
@@ -217,88 +156,85 @@ static __device__ void find_bin(const struct level *level, double target, int by
 static __device__ double histogram_mass(struct scratch *s)
 {
     double mass = 0;
-    for (int b = threadIdx.x; b < N_BINS; b += THREADS)
+    for (int b = threadIdx.x; b < N_BINS; b += ROW_THREADS)
         mass += (double)s->mass[b] * (double)(mass_unit * bin_top(&s->level[0], b));
-    return block_sum(mass, s);
+    return block_sum(mass, &s->sums);
 }
 
-/* Gathers the elements for which keep(d) holds; more than there is room for are counted only. */
-template <typename F> static __device__ void gather(const struct row *r, struct scratch *s, F keep)
+/* Gathers the elements for which keep(x) holds; more than there is room for are counted only. looks: the
+ * thread may have any. */
+template <typename F>
+static __device__ void gather(const struct row *r, struct scratch *s, bool looks, F keep)
 {
+    __syncthreads();
     if (threadIdx.x == 0) s->n_gathered = 0;
     __syncthreads();
-    each(r->x, r->n, [&](int id, float v) {
-        if (!(v >= r->least) || !keep((r->max - v) * r->inverse)) return;
-        int i = atomicAdd(&s->n_gathered, 1);
-        if (i >= MOST_GATHERED) return;
-        s->gathered[i] = v;
-        s->id[i] = id;
-    });
+    if (looks)
+        each(r->x, r->n, [&](int id, float v) {
+            if (!(v >= r->least) || !keep(v)) return;
+            int i = atomicAdd(&s->n_gathered, 1);
+            if (i >= MOST_GATHERED) return;
+            s->gathered[i] = v;
+            s->weight[i] = weight(r, v);
+            s->id[i] = id;
+        });
     __syncthreads();
 }
 
-/* The smallest over the block. */
-static __device__ float block_min(float v, struct scratch *s)
+static __device__ __forceinline__ float depth(const struct row *r, float v)
 {
-    for (int d = 16; d > 0; d /= 2) v = fminf(v, __shfl_xor_sync(~0u, v, d));
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) s->warp_f[threadIdx.x / 32] = v;
-    __syncthreads();
-    for (int w = 0; w < N_WARPS; w++) v = fminf(v, s->warp_f[w]);
-    return v;
+    return (r->max - v) * r->inverse;
 }
 
 /* The gathered element at which the walk from the largest down reaches `missing`. Equal ones stand and fall
  * together: an element belongs to the walk if what is larger does not complete it. */
-static __device__ float rank_gathered(const struct row *r, float least, double missing, int by_count,
-                                      struct scratch *s)
+static __device__ float rank_gathered(float least, double missing, int by_count, struct scratch *s)
 {
     float smallest = FLT_MAX;
     int n = min(s->n_gathered, (int)MOST_GATHERED);
-    for (int i = threadIdx.x; i < n; i += THREADS) {
+    for (int i = threadIdx.x; i < n; i += ROW_THREADS) {
         float v = s->gathered[i];
         double larger = 0;
         if (v < least) continue;
         for (int j = 0; j < n; j++)
-            if (s->gathered[j] > v) larger += by_count ? 1.0 : (double)weight(r, s->gathered[j]);
+            if (s->gathered[j] > v) larger += by_count ? 1.0 : (double)s->weight[j];
         if (larger < missing) smallest = fminf(smallest, v);
     }
-    smallest = block_min(smallest, s);
+    smallest = block_min(smallest, &s->sums);
     return smallest == FLT_MAX ? least : smallest;
 }
 
 /* ---- few candidates: the rest is done on what was gathered ------------------------------------------------
  */
 
-static __device__ double gathered_mass(const struct row *r, float least, struct scratch *s)
+static __device__ double gathered_mass(float least, struct scratch *s)
 {
     double mass = 0;
-    for (int i = threadIdx.x; i < s->n_gathered; i += THREADS)
-        if (s->gathered[i] >= least) mass += (double)weight(r, s->gathered[i]);
-    return block_sum(mass, s);
+    for (int i = threadIdx.x; i < s->n_gathered; i += ROW_THREADS)
+        if (s->gathered[i] >= least) mass += (double)s->weight[i];
+    return block_sum(mass, &s->sums);
 }
 
 /* The token: the one kept element whose predecessors in order of ids do not reach u of the mass, but with it.
  */
-static __device__ int draw_gathered(const struct row *r, float least, double u, struct scratch *s)
+static __device__ struct choice draw_gathered(float least, double u, struct scratch *s)
 {
-    double left = u * gathered_mass(r, least, s);
+    double total = gathered_mass(least, s), left = u * total;
     if (threadIdx.x == 0) s->token = -1;
     __syncthreads();
-    for (int i = threadIdx.x; i < s->n_gathered; i += THREADS) {
+    for (int i = threadIdx.x; i < s->n_gathered; i += ROW_THREADS) {
         if (s->gathered[i] < least) continue;
         double before = 0;
         int later = 0;
         for (int j = 0; j < s->n_gathered; j++) {
             if (s->gathered[j] < least) continue;
-            if (s->id[j] < s->id[i]) before += (double)weight(r, s->gathered[j]);
+            if (s->id[j] < s->id[i]) before += (double)s->weight[j];
             later += s->id[j] > s->id[i];
         }
-        if (before <= left && (left < before + (double)weight(r, s->gathered[i]) || !later))
-            s->token = s->id[i];
+        if (before <= left && (left < before + (double)s->weight[i] || !later)) s->token = s->id[i];
     }
     __syncthreads();
-    return s->token;
+    return {s->token, least, total};
 }
 
 /* ---- many candidates: thresholds from levels of histograms, and a draw from the whole row
@@ -323,20 +259,20 @@ static __device__ float walk_down(const struct row *r, double target, int by_cou
         if (crowd <= MOST_GATHERED || level + 1 == MOST_LEVELS) break;
         histogram(r, level + 1, s);
     }
-    gather(r, s, [&](float d) { return is_inside(s, level + 1, d); });
+    gather(r, s, true, [&](float v) { return is_inside(s, level + 1, depth(r, v)); });
     /* Still too many: equal numbers, which are kept together. */
-    return rank_gathered(r, r->least, s->n_gathered > MOST_GATHERED ? DBL_MAX : target, by_count, s);
+    return rank_gathered(r->least, s->n_gathered > MOST_GATHERED ? DBL_MAX : target, by_count, s);
 }
 
 /* Sums of kept weights, a warp a chunk of the row, then the chunk where u of the mass is reached, then the
  * element in it. */
-static __device__ int draw_row(const struct row *r, float least, double u, struct scratch *s)
+static __device__ struct choice draw_row(const struct row *r, float least, double u, struct scratch *s)
 {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, chunk = CHUNK;
     while ((r->n + chunk - 1) / chunk > MOST_CHUNKS) chunk *= 2;
     int n_chunks = (r->n + chunk - 1) / chunk;
     __syncthreads();
-    for (int c = warp; c < n_chunks; c += N_WARPS) {
+    for (int c = warp; c < n_chunks; c += ROW_WARPS) {
         double sum = 0;
         int end = min((c + 1) * chunk, r->n);
 #pragma unroll 8
@@ -356,7 +292,8 @@ static __device__ int draw_row(const struct row *r, float least, double u, struc
             double m = __shfl_up_sync(~0u, upto, d);
             if (lane >= d) upto += m;
         }
-        left = u * __shfl_sync(~0u, upto, 31);
+        double total = __shfl_sync(~0u, upto, 31);
+        left = u * total;
         unsigned past = __ballot_sync(~0u, own > 0 && upto > left), any = __ballot_sync(~0u, own > 0);
         int owner = past ? __ffs((int)past) - 1 : 31 - __clz((int)any);
         left -= upto - own;
@@ -384,71 +321,122 @@ static __device__ int draw_row(const struct row *r, float least, double u, struc
             }
             left -= __shfl_sync(~0u, sum, 31);
         }
-        if (lane == 0) s->token = token;
+        if (lane == 0) {
+            s->token = token;
+            s->total = total;
+        }
     }
     __syncthreads();
-    return s->token;
+    return {s->token, least, s->total};
 }
 
 /* ---- the whole --------------------------------------------------------------------------------------------
  */
 
-static __device__ int choose(struct row r, const struct sample_row *p, double u, struct scratch *s)
+/* What top_k (if not 0) and top_p leave of what is gathered. */
+static __device__ struct choice choose_gathered(const struct row *r, int top_k, float top_p, double mass,
+                                                double u, struct scratch *s)
 {
-    int by_k = p->top_k > 0 && p->top_k < r.n, by_p = p->top_p < 1;
-    if (p->min_p > 0) r.least = r.max + p->temperature * logf(p->min_p);
-    if (!by_k && !by_p) return draw_row(&r, r.least, u, s);
+    float least = top_k ? rank_gathered(r->least, (double)top_k, 1, s) : r->least;
+    if (top_k && top_p < 1) mass = gathered_mass(least, s);
+    if (top_p < 1) least = rank_gathered(least, (double)top_p * mass, 0, s);
+    return draw_gathered(least, u, s);
+}
 
+/* own: the largest of the elements that are the thread's in `each`. */
+static __device__ struct choice choose(struct row r, const struct sample_row *p, double u, float own,
+                                       struct scratch *s)
+{
+    int by_p = p->top_p<1, top_k = p->top_k> 0 && p->top_k < r.n ? p->top_k : 0;
+    if (p->min_p > 0) r.least = r.max + p->temperature * logf(p->min_p);
+    if (!top_k && !by_p) return draw_row(&r, r.least, u, s);
+
+    if (top_k && top_k <= MOST_BY_BEST) {
+        uint32_t cut = block_kth(ordered(own), top_k);
+        float reached = fmaxf(r.least, from_ordered(max(cut, ordered(-FLT_MAX))));
+        gather(&r, s, own >= reached, [&](float v) { return v >= reached; });
+        if (s->n_gathered <= MOST_GATHERED) return choose_gathered(&r, top_k, p->top_p, 0, u, s);
+    }
     if (threadIdx.x == 0) s->level[0] = {0, first_scale, 0};
     histogram(&r, 0, s);
-    double target = by_k ? (double)p->top_k : (double)p->top_p * histogram_mass(s);
-    find_bin(&s->level[0], target, by_k, s);
+    double mass = top_k ? 0 : histogram_mass(s), target = top_k ? (double)top_k : (double)p->top_p * mass;
+    find_bin(&s->level[0], target, top_k > 0, s);
     int bin = s->bin, n_candidates = s->count_before + (int)s->count[s->bin];
-    __syncthreads();
-    if (n_candidates <= MOST_GATHERED) {
+    if (n_candidates <= MOST_FEW) {
         const struct level *first = &s->level[0];
-        gather(&r, s, [&](float d) { return bin_of(first, d) <= bin; });
-        float least = by_k ? rank_gathered(&r, r.least, target, 1, s) : r.least;
-        if (by_p && by_k) target = (double)p->top_p * gathered_mass(&r, least, s);
-        if (by_p) least = rank_gathered(&r, least, target, 0, s);
-        return draw_gathered(&r, least, u, s);
+        gather(&r, s, true, [&](float v) { return bin_of(first, depth(&r, v)) <= bin; });
+        return choose_gathered(&r, top_k, p->top_p, mass, u, s);
     }
-    if (by_k) r.least = fmaxf(r.least, walk_down(&r, target, 1, s));
+    __syncthreads();
+    if (top_k) r.least = fmaxf(r.least, walk_down(&r, target, 1, s));
     if (by_p) {
-        if (by_k) histogram(&r, 0, s);
+        if (top_k) histogram(&r, 0, s);
         r.least = fmaxf(r.least, walk_down(&r, (double)p->top_p * histogram_mass(s), 0, s));
     }
     return draw_row(&r, r.least, u, s);
 }
 
-static __global__ void __launch_bounds__(THREADS, 1) sample_kernel(struct sample_args a)
+/* The weights of the whole row at temperature 1: what a greedy row's candidates are of. */
+static __device__ double row_mass(const struct row *r, struct scratch *s)
+{
+    double sum = 0;
+    each(r->x, r->n, [&](int, float v) { sum += v >= r->least ? (double)weight(r, v) : 0; });
+    return block_sum(sum, &s->sums);
+}
+
+static __device__ void leave(const struct sample_args *a, const struct sample_row *p, int token,
+                             unsigned flags)
+{
+    struct sampled *out = &a->out[blockIdx.x];
+    if (p->seat < 0) *out = {};
+    out->token = a->last[p->slot] = token;
+    out->flags |= flags;
+}
+
+static __global__ void __launch_bounds__(ROW_THREADS, 1) sample_kernel(const struct sample_args a)
 {
     __shared__ struct scratch s;
     pdl_launch();
     pdl_wait();
-    struct sample_row p = a.rows[blockIdx.x];
+    const struct sample_row p = a.rows[blockIdx.x];
     if (p.slot < 0) return;
-    const float *x = p.seat >= 0 ? a.state[blockIdx.x].at : a.logits + blockIdx.x * a.logits_stride;
+    const float *raw = a.logits + blockIdx.x * a.logits_stride;
+    const struct sampled before = a.out[blockIdx.x];
+    const unsigned flags = p.seat >= 0 ? before.flags : 0;
+    if (flags & (SAMPLED_CHOSEN | SAMPLED_FAILED)) {
+        if (threadIdx.x == 0) leave(&a, &p, flags & SAMPLED_FAILED ? 0 : before.token, flags);
+        return;
+    }
+    const float *x = p.seat >= 0 ? a.state[blockIdx.x].at : raw;
     int n = a.vocab_size, token = 0x7fffffff;
-    float max = -INFINITY;
+    float own = -INFINITY;
     each(x, n, [&](int i, float v) {
-        if (v > max || (v == max && i < token)) {
-            max = v;
+        if (v > own || (v == own && i < token)) {
+            own = v;
             token = i;
         }
     });
-    block_argmax(&max, &token, &s);
+    float max = own;
+    block_argmax(&max, &token, &s.sums);
     if (token >= n) token = 0; /* not one number in the row */
-    if (p.temperature >= 1e-5f && isfinite(max)) {
+    int greedy = p.temperature < 1e-5f, barren = !isfinite(max) || (flags & SAMPLED_BARREN);
+    struct row r = {x, n, max, greedy ? 1 : 1 / p.temperature, -FLT_MAX};
+    struct choice c = {token, r.least, 0};
+    if (!greedy && !barren) {
         struct rng_block random = rng_philox(p.seed, p.stream, p.position);
         uint64_t u53 = ((uint64_t)random.word[0] << 21) ^ (random.word[1] >> 11);
-        int drawn = choose({x, n, max, 1 / p.temperature, -FLT_MAX}, &p, (double)u53 * 0x1p-53, &s);
-        if (drawn >= 0) token = drawn;
+        c = choose(r, &p, (double)u53 * 0x1p-53, own, &s);
+    } else if (p.seat >= 0 && p.n_candidates > 0 && !barren) {
+        c.total = row_mass(&r, &s);
     }
-    if (threadIdx.x == 0) a.out[blockIdx.x].token = a.last[p.slot] = token;
+    if (threadIdx.x != 0) return;
+    leave(&a, &p, c.token >= 0 ? c.token : token, barren ? SAMPLED_BARREN : 0);
+    if (p.seat < 0) return;
+    struct sample_state *state = &a.state[blockIdx.x];
+    state->least = c.least, state->total = c.total, state->max = max, state->inverse = r.inverse;
 }
 
 llm_status cuda_sample(struct backend *be, const struct sample_args *a)
 {
-    return cuda_launch(cuda_of(be), "sample", sample_kernel, dim3(a->n), dim3(THREADS), 0, *a);
+    return cuda_launch(cuda_of(be), "sample", sample_kernel, dim3(a->n), dim3(ROW_THREADS), 0, *a);
 }

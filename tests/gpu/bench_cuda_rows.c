@@ -78,15 +78,9 @@ static void run_sample(void *arg)
     be->device->sampling->sample(be, arg);
 }
 
-static void measure_sampling(void)
+/* MAX_ROWS rows, nearly flat: the hardest to choose from. */
+static float *make_logits(void)
 {
-    static const struct {
-        const char *name;
-        float temperature, top_p, min_p;
-        int32_t top_k;
-    } ways[] = {{"greedy", 0, 1, 0, 0},         {"temperature", 1, 1, 0, 0},
-                {"min-p 0.05", 1, 1, 0.05f, 0}, {"top-k 50", 1, 1, 0, 50},
-                {"top-p 0.95", 1, 0.95f, 0, 0}, {"top-k 50, top-p 0.95", 0.8f, 0.95f, 0, 50}};
     size_t n = (size_t)MAX_ROWS * VOCAB;
     float *logits = be->alloc(be, n * sizeof *logits), *host = malloc(n * sizeof *host);
     uint64_t state = 1;
@@ -99,6 +93,19 @@ static void measure_sampling(void)
         host[i] = 3 * sum;
     }
     be->device->upload(be, logits, host, n * sizeof *host);
+    free(host);
+    return logits;
+}
+
+static void measure_sampling(const float *logits)
+{
+    static const struct {
+        const char *name;
+        float temperature, top_p, min_p;
+        int32_t top_k;
+    } ways[] = {{"greedy", 0, 1, 0, 0},         {"temperature", 1, 1, 0, 0},
+                {"min-p 0.05", 1, 1, 0.05f, 0}, {"top-k 50", 1, 1, 0, 50},
+                {"top-p 0.95", 1, 0.95f, 0, 0}, {"top-k 50, top-p 0.95", 0.8f, 0.95f, 0, 50}};
     struct sample_row *rows = be->alloc(be, MAX_ROWS * sizeof *rows);
     int32_t *last = be->alloc(be, MAX_ROWS * sizeof *last);
     struct sampled *out = be->alloc(be, MAX_ROWS * sizeof *out);
@@ -127,7 +134,116 @@ static void measure_sampling(void)
             snprintf(name, sizeof name, "%s, %d rows", ways[w].name, batches[b]);
             report(name, timed(run_sample, &a), 4.0 * VOCAB * batches[b]);
         }
-    free(host);
+    be->free(be, rows, 0), be->free(be, last, 0), be->free(be, out, 0);
+}
+
+/* ---- the other stages of sampling -----------------------------------------------------------------------
+ */
+
+static void run_adjust(void *arg)
+{
+    be->device->sampling->adjust(be, arg);
+}
+
+static void run_check(void *arg)
+{
+    be->device->sampling->check(be, arg);
+}
+
+static void run_candidates(void *arg)
+{
+    be->device->sampling->candidates(be, arg);
+}
+
+static void run_logprobs(void *arg)
+{
+    be->device->sampling->logprobs(be, arg);
+}
+
+struct stage {
+    const char *name;
+    void (*run)(void *);
+    double passes; /* over the row that it cannot do without: read or written */
+    struct seat seat;
+    struct sample_row row;
+};
+
+enum { STAGE_ROWS = 128, STAGE_HISTORY = 2000 };
+
+/* One stage over rows that all ask for the same; those before it have run. */
+static void measure_stage(const struct stage *g, struct sample_args *a, int32_t n)
+{
+    static struct sample_row rows[STAGE_ROWS];
+    static struct seat seats[STAGE_ROWS];
+    static struct seat_fill fills[STAGE_ROWS];
+    for (int32_t i = 0; i < n; i++) {
+        seats[i] = g->seat;
+        rows[i] = g->row;
+        rows[i].row = rows[i].slot = rows[i].seat = i;
+        rows[i].position = STAGE_HISTORY;
+        rows[i].seed = (uint64_t)i;
+        fills[i] = (struct seat_fill){i, STAGE_HISTORY};
+    }
+    struct seat_fill *device_fills = be->alloc(be, sizeof fills);
+    be->device->upload(be, (void *)a->rows, rows, sizeof rows);
+    be->device->upload(be, a->seats.seat, seats, sizeof seats);
+    be->device->upload(be, device_fills, fills, sizeof fills);
+    be->device->sampling->fill_seats(be, device_fills, n, &a->seats);
+    a->n = n;
+    run_adjust(a);
+    run_sample(a);
+    char name[64];
+    snprintf(name, sizeof name, "%s, %d rows", g->name, n);
+    report(name, timed(g->run, a), g->passes * 4 * VOCAB * n);
+    be->free(be, device_fills, sizeof fills);
+}
+
+static void measure_stages(const float *logits)
+{
+    const struct seat plain = {.repetition_penalty = 1}, penalized = {.flags = SEAT_COUNTED,
+                                                                      .n_prompt = 1000,
+                                                                      .repetition_penalty = 1.1f,
+                                                                      .frequency_penalty = 0.2f};
+    struct seat biased = {.n_bias = 300, .repetition_penalty = 1};
+    for (int32_t i = 0; i < 300; i++) biased.words[i] = 400 * i;
+    const struct sample_row none = {.temperature = 1, .top_p = 1, .n_logprobs = -1};
+    struct sample_row few = none, many = none, token = none, five = none, twenty = none, hooked = none;
+    few.n_candidates = 40, many.n_candidates = 256, token.n_logprobs = 0, five.n_logprobs = 5,
+    twenty.n_logprobs = 20;
+    hooked.flags = SAMPLE_HOOKED;
+    const struct stage stages[] = {{"adjust: nothing", run_adjust, 0, plain, none},
+                                   {"adjust: penalties", run_adjust, 3, penalized, none},
+                                   {"adjust: 300 biases", run_adjust, 2, biased, none},
+                                   {"check", run_check, 1, plain, hooked},
+                                   {"candidates: 40", run_candidates, 1, plain, few},
+                                   {"candidates: 256", run_candidates, 1, plain, many},
+                                   {"logprobs: the token", run_logprobs, 1, plain, token},
+                                   {"logprobs: 5", run_logprobs, 1, plain, five},
+                                   {"logprobs: 20", run_logprobs, 1, plain, twenty}};
+    struct sample_args a = {
+        .rows = be->alloc(be, STAGE_ROWS * sizeof(struct sample_row)),
+        .vocab_size = VOCAB,
+        .tokens = be->alloc(be, STAGE_ROWS * sizeof(int32_t)),
+        .logits = logits,
+        .logits_stride = VOCAB,
+        .seats = {.n = STAGE_ROWS,
+                  .max_len = STAGE_HISTORY + 1,
+                  .vocab_size = VOCAB,
+                  .seat = be->alloc(be, STAGE_ROWS * sizeof(struct seat)),
+                  .history = be->alloc(be, sizeof(int32_t) * STAGE_ROWS * (STAGE_HISTORY + 1)),
+                  .counts = be->alloc(be, sizeof(uint32_t) * STAGE_ROWS * VOCAB),
+                  .work = be->alloc(be, sizeof(float) * STAGE_ROWS * 2 * VOCAB)},
+        .state = be->alloc(be, STAGE_ROWS * sizeof(struct sample_state)),
+        .last = be->alloc(be, STAGE_ROWS * sizeof(int32_t)),
+        .out = be->alloc(be, STAGE_ROWS * sizeof(struct sampled)),
+        .candidates = be->alloc(be, sizeof(struct sample_candidate) * STAGE_ROWS * SAMPLE_MAX_CANDIDATES),
+        .logprobs = be->alloc(be, sizeof(struct sample_logprob) * STAGE_ROWS * (1 + SAMPLE_MAX_LOGPROBS))};
+    int32_t history[STAGE_HISTORY + 1];
+    for (int32_t i = 0; i <= STAGE_HISTORY; i++) history[i] = (int32_t)((int64_t)i * 7919 % VOCAB);
+    for (int32_t i = 0; i < STAGE_ROWS; i++)
+        be->device->upload(be, a.seats.history + i * (STAGE_HISTORY + 1), history, sizeof history);
+    for (size_t g = 0; g < sizeof stages / sizeof *stages; g++)
+        for (int32_t n = 1; n <= STAGE_ROWS; n = n == 1 ? 64 : 2 * n) measure_stage(&stages[g], &a, n);
 }
 
 /* ---- rows -----------------------------------------------------------------------------------------------
@@ -190,7 +306,9 @@ int main(void)
         return 77;
     }
     measure_copy();
-    measure_sampling();
+    const float *logits = make_logits();
+    measure_sampling(logits);
+    measure_stages(logits);
     measure_rows();
     be->close(be);
     return 0;

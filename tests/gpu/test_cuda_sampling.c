@@ -1,0 +1,650 @@
+/* The stages of sampling on a CUDA device against the engine's own sampler, for sequences that advance token
+ * by token: adjusted rows to the bit, draws but where rounding decides, candidates and log-probabilities.
+ * Without a device it skips. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdio.h>
+
+#include "engine/counts.h"
+#include "engine/rowmath.h"
+#include "engine/sampler.h"
+#include "kernels/device.h"
+
+enum {
+    MAX_LEN = 30100,
+    LONGEST = 30000,
+    STEPS = 4,
+    MOST_LISTED = 64, /* entries of a list of a request here */
+    N_KINDS = 6
+};
+
+static struct backend *be;
+
+/* ---- numbers --------------------------------------------------------------------------------------------
+ */
+
+static uint64_t random_state = 11;
+
+static uint32_t random_bits(void)
+{
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(random_state >> 33);
+}
+
+static int32_t random_below(int32_t n)
+{
+    return (int32_t)(random_bits() % (uint32_t)n);
+}
+
+static float random_float(void)
+{
+    return (float)random_bits() / 1073741824.0f - 1;
+}
+
+/* Spread like a model's with some -inf, nearly flat, few levels, one far above the rest, three above -inf,
+ * all equal. */
+static void fill_logits(float *x, int32_t n, int kind)
+{
+    for (int32_t i = 0; i < n; i++) {
+        float g = random_float() + random_float() + random_float() + random_float();
+        switch (kind) {
+        case 0:
+            x[i] = i % 97 == 1 ? -INFINITY : 4 * g;
+            break;
+        case 1:
+            x[i] = 0.01f * g;
+            break;
+        case 2:
+            x[i] = floorf(3 * g);
+            break;
+        case 3:
+            x[i] = i == n / 3 ? 30 : g;
+            break;
+        case 4:
+            x[i] = i == 0 || i == n / 2 || i == n - 1 ? g : -INFINITY;
+            break;
+        default:
+            x[i] = 0.5f;
+        }
+    }
+}
+
+static void *on_device(size_t bytes)
+{
+    void *p = be->alloc(be, bytes);
+    assert_non_null(p);
+    return p;
+}
+
+static void put(void *to, const void *from, size_t bytes)
+{
+    if (bytes) assert_int_equal(be->device->upload(be, to, from, bytes), LLM_OK);
+}
+
+static void get(void *to, const void *from, size_t bytes)
+{
+    assert_int_equal(be->device->download(be, to, from, bytes), LLM_OK);
+}
+
+/* ---- sequences ------------------------------------------------------------------------------------------
+ */
+
+/* What the host knows of a sequence, and its seat. */
+struct sequence {
+    struct llm_sampling params;
+    int32_t tokens[MAX_LEN], n, n_prompt;
+    int32_t allowed[MOST_LISTED], young[MOST_LISTED], words[4 * MOST_LISTED];
+    struct llm_token_bias bias[MOST_LISTED];
+    struct token_span bad[MOST_LISTED];
+    int32_t n_bad, n_young;
+    int counted;
+    struct seat seat;
+};
+
+enum { ALLOWED = 1, BAD = 2, YOUNG = 4, BIAS = 8, PENALTIES = 16, HOOKED = 32, ALL = 63 };
+
+/* Different tokens in any order. */
+static int32_t some_tokens(int32_t *ids, int32_t most, int32_t vocab)
+{
+    int32_t n = 0;
+    for (int32_t tries = 0; tries < 2 * most && n < most; tries++) {
+        int32_t t = random_below(vocab), known = 0;
+        for (int32_t i = 0; i < n; i++) known |= ids[i] == t;
+        if (!known) ids[n++] = t;
+    }
+    return n;
+}
+
+/* Bad words of 1 to 4 tokens, half of them about to be completed. */
+static void add_bad_words(struct sequence *s, int32_t vocab)
+{
+    int32_t *to = s->words;
+    s->n_bad = 1 + random_below(MOST_LISTED - 1);
+    for (int32_t i = 0; i < s->n_bad; i++) {
+        int32_t n = 1 + random_below(4);
+        for (int32_t k = 0; k < n; k++) {
+            int32_t back = s->n - (n - 1) + k;
+            to[k] = i % 2 && k + 1 < n && back >= 0 ? s->tokens[back] : random_below(vocab);
+        }
+        s->bad[i] = (struct token_span){to, n};
+        to += n;
+    }
+}
+
+static void begin_sequence(struct sequence *s, int32_t vocab, int32_t n, unsigned what)
+{
+    struct llm_sampling *p = &s->params;
+    memset(s, 0, sizeof *s);
+    llm_sampling_init(p);
+    s->n = n;
+    s->n_prompt = 1 + random_below(n);
+    for (int32_t i = 0; i < n; i++) s->tokens[i] = random_below(i % 2 ? vocab : vocab / 8 + 1);
+    if (what & ALLOWED) {
+        p->allowed_token_ids = s->allowed;
+        p->n_allowed_token_ids = (size_t)some_tokens(s->allowed, MOST_LISTED, vocab);
+    }
+    if (what & BAD) add_bad_words(s, vocab);
+    if (what & YOUNG) {
+        s->n_young = some_tokens(s->young, 1 + random_below(10), vocab);
+        p->min_tokens = s->n - s->n_prompt + 2;
+    }
+    if (what & BIAS) {
+        int32_t ids[MOST_LISTED], m = some_tokens(ids, MOST_LISTED, vocab);
+        for (int32_t i = 0; i < m; i++) s->bias[i] = (struct llm_token_bias){ids[i], 20 * random_float()};
+        p->logit_bias = s->bias;
+        p->n_logit_bias = (size_t)m;
+    }
+    if (what & PENALTIES) {
+        static const float repetition[] = {1, 1.3f, 0.7f}, frequency[] = {0, 0.5f, -0.3f},
+                           presence[] = {1.7f, 0};
+        p->repetition_penalty = repetition[random_below(3)];
+        p->frequency_penalty = frequency[random_below(3)];
+        p->presence_penalty = presence[random_below(2)];
+    }
+    s->counted = sampler_counts_needed(p) || random_below(4) == 0;
+}
+
+/* The allowed tokens as bits, in `bits`. */
+static void make_seat(struct sequence *s, uint32_t *bits, int32_t vocab)
+{
+    const struct llm_sampling *p = &s->params;
+    struct seat *t = &s->seat;
+    int32_t *w = t->words, n_ids = 0;
+    *t = (struct seat){.flags = (p->n_allowed_token_ids ? SEAT_ALLOWED : 0) | (s->counted ? SEAT_COUNTED : 0),
+                       .n_prompt = s->n_prompt,
+                       .n_bias = (int32_t)p->n_logit_bias,
+                       .n_young = s->n_young,
+                       .n_bad_words = s->n_bad,
+                       .min_tokens = p->min_tokens,
+                       .repetition_penalty = p->repetition_penalty,
+                       .frequency_penalty = p->frequency_penalty,
+                       .presence_penalty = p->presence_penalty};
+    for (int32_t i = 0; i < t->n_bias; i++) *w++ = s->bias[i].token;
+    for (int32_t i = 0; i < t->n_bias; i++, w++) memcpy(w, &s->bias[i].bias, sizeof *w);
+    for (int32_t i = 0; i < s->n_young; i++) *w++ = s->young[i];
+    for (int32_t i = 0; i < s->n_bad; i++) *w++ = n_ids += s->bad[i].n;
+    memcpy(w, s->words, sizeof *w * (size_t)n_ids);
+    memset(bits, 0, sizeof *bits * (size_t)seat_bit_words(vocab));
+    for (size_t i = 0; i < p->n_allowed_token_ids; i++)
+        bits[p->allowed_token_ids[i] / 32] |= 1u << p->allowed_token_ids[i] % 32;
+}
+
+/* ---- a batch --------------------------------------------------------------------------------------------
+ */
+
+/* Row i samples for sequence i, in seat n - 1 - i; the last two rows are one without a seat, and padding. */
+struct batch {
+    int32_t n, vocab;
+    struct sequence *sequences; /* [n] */
+    float *logits;              /* [n + 2, vocab] */
+    struct sample_row *rows;
+    struct sampled *out;
+    struct sample_state *state;
+    struct sample_candidate *candidates;
+    struct sample_logprob *logprobs;
+    int32_t *last;
+    struct sample_args a; /* device */
+    struct seat_fill *fills;
+    struct sampler sampler;
+    float *adjusted, *got;
+};
+
+static void *allocated(size_t n, size_t size)
+{
+    void *p = calloc(n, size);
+    assert_non_null(p);
+    return p;
+}
+
+static void begin_batch(struct batch *b, int32_t n, int32_t vocab)
+{
+    size_t rows = (size_t)n + 2, v = (size_t)vocab;
+    *b = (struct batch){.n = n, .vocab = vocab};
+    assert_int_equal(sampler_init(&b->sampler, vocab, NULL), LLM_OK);
+    b->sequences = allocated((size_t)n, sizeof *b->sequences);
+    b->logits = allocated(rows * v, sizeof *b->logits);
+    b->rows = allocated(rows, sizeof *b->rows);
+    b->out = allocated(rows, sizeof *b->out);
+    b->state = allocated(rows, sizeof *b->state);
+    b->candidates = allocated(rows * SAMPLE_MAX_CANDIDATES, sizeof *b->candidates);
+    b->logprobs = allocated(rows * (1 + SAMPLE_MAX_LOGPROBS), sizeof *b->logprobs);
+    b->last = allocated(rows, sizeof *b->last);
+    b->adjusted = allocated(v, sizeof *b->adjusted);
+    b->got = allocated(v, sizeof *b->got);
+    b->fills = on_device((size_t)n * sizeof *b->fills);
+    b->a = (struct sample_args){
+        .n = n + 2,
+        .vocab_size = vocab,
+        .rows = on_device(rows * sizeof *b->rows),
+        .tokens = on_device(rows * sizeof *b->last),
+        .logits = on_device(rows * v * sizeof *b->logits),
+        .logits_stride = vocab,
+        .seats = {.n = n,
+                  .max_len = MAX_LEN,
+                  .vocab_size = vocab,
+                  .seat = on_device((size_t)n * sizeof(struct seat)),
+                  .history = on_device((size_t)n * MAX_LEN * sizeof(int32_t)),
+                  .counts = on_device((size_t)n * v * sizeof(uint32_t)),
+                  .allowed = on_device((size_t)n * (size_t)seat_bit_words(vocab) * sizeof(uint32_t)),
+                  .work = on_device((size_t)n * 2 * v * sizeof(float))},
+        .state = on_device(rows * sizeof *b->state),
+        .last = on_device(rows * sizeof *b->last),
+        .out = on_device(rows * sizeof *b->out),
+        .candidates = on_device(rows * SAMPLE_MAX_CANDIDATES * sizeof *b->candidates),
+        .logprobs = on_device(rows * (1 + SAMPLE_MAX_LOGPROBS) * sizeof *b->logprobs)};
+}
+
+static void end_batch(struct batch *b)
+{
+    const void *device[] = {b->fills,        b->a.rows,          b->a.tokens,       b->a.logits,
+                            b->a.seats.seat, b->a.seats.history, b->a.seats.counts, b->a.seats.allowed,
+                            b->a.seats.work, b->a.state,         b->a.last,         b->a.out,
+                            b->a.candidates, b->a.logprobs};
+    for (size_t i = 0; i < sizeof device / sizeof *device; i++) be->free(be, (void *)device[i], 0);
+    sampler_deinit(&b->sampler);
+    free(b->sequences), free(b->logits), free(b->rows), free(b->out), free(b->state), free(b->candidates);
+    free(b->logprobs), free(b->last), free(b->adjusted), free(b->got);
+}
+
+static int32_t seat_of(const struct batch *b, int32_t i)
+{
+    return b->n - 1 - i;
+}
+
+/* Fills the seats of these sequences anew: every `stride`-th from `first`. */
+static void fill_seats(struct batch *b, int32_t first, int32_t stride)
+{
+    struct seat_fill fills[256];
+    uint32_t *bits = allocated((size_t)seat_bit_words(b->vocab), sizeof *bits);
+    const struct seats *s = &b->a.seats;
+    int32_t n = 0;
+    for (int32_t i = first; i < b->n; i += stride) {
+        struct sequence *q = &b->sequences[i];
+        size_t at = (size_t)seat_of(b, i), words = (size_t)seat_bit_words(b->vocab);
+        make_seat(q, bits, b->vocab);
+        put(s->seat + at, &q->seat, sizeof q->seat);
+        put(s->history + at * MAX_LEN, q->tokens, sizeof *q->tokens * (size_t)q->n);
+        put(s->allowed + at * words, bits, sizeof *bits * words);
+        fills[n++] = (struct seat_fill){seat_of(b, i), q->n};
+    }
+    put(b->fills, fills, sizeof *fills * (size_t)n);
+    assert_int_equal(be->device->sampling->fill_seats(be, b->fills, n, s), LLM_OK);
+    free(bits);
+}
+
+static const struct {
+    float temperature, top_p, min_p;
+    int32_t top_k;
+} ways[] = {{0, 1, 0, 0},          {1, 1, 0, 0},    {0.7f, 0.9f, 0, 0},  {1, 1, 0, 50},
+            {1, 0.95f, 0, 50},     {2, 0.5f, 0, 0}, {0.5f, 1, 0.05f, 0}, {1, 0.8f, 0.01f, 7},
+            {1, 1, 0, 256},        {1, 1, 0, 300},  {5, 0.99f, 0, 3000}, {1, 1e-4f, 0, 0},
+            {0.8f, 0.95f, 0, 256}, {1, 1, 0, 1}};
+
+/* The rows of the next step, with any way to choose. */
+static void make_rows(struct batch *b, int step)
+{
+    static const int32_t candidates[] = {0, 1, 40, 256, 2, 100, 255, 17}, logprobs[] = {5, -1, 0, 1, 64, 20};
+    int32_t *tokens = allocated((size_t)b->n + 2, sizeof *tokens);
+    for (int32_t i = 0; i < b->n + 2; i++) {
+        int seated = i < b->n, w = random_below(sizeof ways / sizeof *ways);
+        struct sequence *q = seated ? &b->sequences[i] : NULL;
+        int32_t k = logprobs[random_below(6)];
+        b->rows[i] = (struct sample_row){.row = b->n + 1 - i,
+                                         .slot = i == b->n + 1 ? -1 : (i + 3) % (b->n + 1),
+                                         .top_k = ways[w].top_k,
+                                         .temperature = ways[w].temperature,
+                                         .top_p = ways[w].top_p,
+                                         .min_p = ways[w].min_p,
+                                         .stream = (uint32_t)i,
+                                         .seed = (uint64_t)step * 77 + 3,
+                                         .position = q ? (uint64_t)q->n : 9,
+                                         .n_logprobs = k < b->vocab ? k : b->vocab,
+                                         .seat = q ? seat_of(b, i) : -1,
+                                         .flags = i % 3 == 0 ? SAMPLE_HOOKED : 0,
+                                         .n_candidates = candidates[random_below(8)]};
+        tokens[b->rows[i].row] = q ? q->tokens[q->n - 1] : 0;
+        fill_logits(b->logits + (size_t)i * (size_t)b->vocab, b->vocab, random_below(N_KINDS));
+    }
+    put((void *)b->a.rows, b->rows, sizeof *b->rows * (size_t)(b->n + 2));
+    put((void *)b->a.tokens, tokens, sizeof *tokens * (size_t)(b->n + 2));
+    put((void *)b->a.logits, b->logits, sizeof *b->logits * (size_t)(b->n + 2) * (size_t)b->vocab);
+    free(tokens);
+}
+
+/* All stages, and what they leave. */
+static void run_stages(struct batch *b)
+{
+    const struct sampling_ops *s = be->device->sampling;
+    size_t n = (size_t)b->n + 2;
+    memset(b->out, 0xa5, n * sizeof *b->out);
+    memset(b->candidates, 0xa5, n * SAMPLE_MAX_CANDIDATES * sizeof *b->candidates);
+    memset(b->logprobs, 0xa5, n * (1 + SAMPLE_MAX_LOGPROBS) * sizeof *b->logprobs);
+    put(b->a.out, b->out, n * sizeof *b->out);
+    put(b->a.candidates, b->candidates, n * SAMPLE_MAX_CANDIDATES * sizeof *b->candidates);
+    put(b->a.logprobs, b->logprobs, n * (1 + SAMPLE_MAX_LOGPROBS) * sizeof *b->logprobs);
+    assert_int_equal(s->adjust(be, &b->a), LLM_OK);
+    assert_int_equal(s->check(be, &b->a), LLM_OK);
+    assert_int_equal(s->sample(be, &b->a), LLM_OK);
+    assert_int_equal(s->candidates(be, &b->a), LLM_OK);
+    assert_int_equal(s->logprobs(be, &b->a), LLM_OK);
+    get(b->out, b->a.out, n * sizeof *b->out);
+    get(b->state, b->a.state, n * sizeof *b->state);
+    get(b->candidates, b->a.candidates, n * SAMPLE_MAX_CANDIDATES * sizeof *b->candidates);
+    get(b->logprobs, b->a.logprobs, n * (1 + SAMPLE_MAX_LOGPROBS) * sizeof *b->logprobs);
+    get(b->last, b->a.last, n * sizeof *b->last);
+}
+
+/* ---- comparisons ----------------------------------------------------------------------------------------
+ */
+
+static struct {
+    int rows, barren, other_token, lists, other_list;
+} seen;
+
+/* The counts of a sequence's tokens, as the engine keeps them; the caller frees them. */
+static void count_tokens(const struct sequence *q, struct token_counts *c)
+{
+    struct token_count *list = allocated((size_t)q->n, sizeof *list);
+    counts_init(c, list, allocated(counts_slots_for(q->n), sizeof(int32_t)), q->n);
+    for (int32_t i = 0; i < q->n; i++) {
+        if (i < q->n_prompt)
+            counts_add_prompt(c, q->tokens[i]);
+        else
+            counts_add_output(c, q->tokens[i]);
+    }
+}
+
+/* Leaves the host's row in b->adjusted; 1 if it is barren. */
+static int compare_row(struct batch *b, int32_t i, const struct sample_input *in)
+{
+    const float *raw = b->logits + (size_t)i * (size_t)b->vocab,
+                *at = b->a.logits + (size_t)i * (size_t)b->vocab;
+    const float *want = sampler_adjust(&b->sampler, raw, in);
+    int barren = !isfinite(row_max(want, b->vocab)), hooked = b->rows[i].seat >= 0 && b->rows[i].flags;
+    memcpy(b->adjusted, want, sizeof *want * (size_t)b->vocab);
+    if (want != raw || hooked) assert_int_equal(b->out[i].flags, barren ? SAMPLED_BARREN : 0);
+    if (!barren && hooked)
+        assert_ptr_equal(b->state[i].at, b->a.seats.work + (size_t)b->rows[i].seat * 2 * (size_t)b->vocab);
+    if (want == raw && !hooked) assert_ptr_equal(b->state[i].at, at);
+    get(b->got, b->state[i].at, sizeof *want * (size_t)b->vocab);
+    want = barren ? raw : b->adjusted;
+    for (int32_t t = 0; t < b->vocab; t++)
+        if (memcmp(&b->got[t], &want[t], sizeof *want))
+            fail_msg("vocabulary %d, row %d, token %d: adjusted to %g, not %g from %g", b->vocab, i, t,
+                     (double)b->got[t], (double)want[t], (double)raw[t]);
+    return barren;
+}
+
+static int close_to(float got, float want)
+{
+    return got == want || fabs((double)got - (double)want) <= 2e-6 * fmax(1, fabs((double)want));
+}
+
+/* 1 if the lists are the same: tokens, order, probabilities. */
+static int same_list(const struct sample_candidate *got, int32_t n, const struct sample_best *want)
+{
+    if (n != want->n) return 0;
+    for (int32_t i = 0; i < n; i++) {
+        double p = (double)want->list[i].prob;
+        if (got[i].token != want->list[i].token || fabs((double)got[i].prob - p) > 2e-6 * p ||
+            !close_to(got[i].logprob, want->list[i].logprob))
+            return 0;
+    }
+    return 1;
+}
+
+static void compare_choice(struct batch *b, int32_t i, const struct sample_input *in, int barren)
+{
+    struct llm_candidate list[LLM_MAX_CANDIDATES];
+    struct sample_best best = {list, b->rows[i].n_candidates};
+    const struct sample_candidate *got = b->candidates + (size_t)i * SAMPLE_MAX_CANDIDATES;
+    int lists = b->rows[i].seat >= 0 && best.n > 0;
+    int32_t token = b->out[i].token, want;
+    assert_int_equal(b->last[b->rows[i].slot], token);
+    assert_in_range(token, 0, b->vocab - 1);
+    seen.rows++;
+    if (barren) {
+        seen.barren++;
+        assert_int_equal(token, row_argmax(b->logits + (size_t)i * (size_t)b->vocab, b->vocab));
+        assert_int_equal(b->out[i].n_candidates, 0);
+        return;
+    }
+    want = sampler_choose(&b->sampler, b->adjusted, in, lists ? &best : NULL);
+    assert_true(b->adjusted[token] > -INFINITY);
+    if (b->rows[i].temperature == 0) assert_int_equal(token, want);
+    seen.other_token += token != want;
+    if (!lists) {
+        assert_int_equal(b->out[i].n_candidates, 0);
+        return;
+    }
+    seen.lists++;
+    if (same_list(got, b->out[i].n_candidates, &best)) return;
+    if (seen.other_list++ < 10)
+        printf(
+            "vocabulary %d, row %d: temperature %g, top_k %d, top_p %g, min_p %g: %d candidates, not %d; the "
+            "first: token %d with %.9g, not %d with %.9g\n",
+            b->vocab, i, (double)b->rows[i].temperature, b->rows[i].top_k, (double)b->rows[i].top_p,
+            (double)b->rows[i].min_p, b->out[i].n_candidates, best.n, got[0].token, (double)got[0].prob,
+            list[0].token, (double)list[0].prob);
+}
+
+static void compare_logprobs(struct batch *b, int32_t i)
+{
+    struct llm_logprob want[1 + SAMPLE_MAX_LOGPROBS];
+    const struct sample_logprob *got = b->logprobs + (size_t)i * (1 + SAMPLE_MAX_LOGPROBS);
+    int32_t k = b->rows[i].n_logprobs;
+    if (k >= 0)
+        sampler_logprobs(&b->sampler, b->logits + (size_t)i * (size_t)b->vocab, b->out[i].token, k, want);
+    for (int32_t j = 0; j <= k; j++)
+        if (got[j].token != want[j].token || got[j].rank != want[j].rank ||
+            !close_to(got[j].logprob, want[j].logprob))
+            fail_msg("vocabulary %d, row %d, entry %d of %d: token %d, rank %d, %.9g; not %d, %d, %.9g",
+                     b->vocab, i, j, k, got[j].token, got[j].rank, (double)got[j].logprob, want[j].token,
+                     want[j].rank, (double)want[j].logprob);
+    assert_int_equal(got[k + 1 <= SAMPLE_MAX_LOGPROBS ? k + 1 : 0].rank == (int32_t)0xa5a5a5a5,
+                     k + 1 <= SAMPLE_MAX_LOGPROBS);
+}
+
+static void compare(struct batch *b)
+{
+    for (int32_t i = 0; i < b->n + 1; i++) {
+        struct sequence *q = i < b->n ? &b->sequences[i] : NULL;
+        struct llm_sampling p;
+        struct token_counts counts = {0};
+        llm_sampling_init(&p);
+        if (q) p = q->params;
+        p.temperature = b->rows[i].temperature, p.top_p = b->rows[i].top_p;
+        p.min_p = b->rows[i].min_p, p.top_k = b->rows[i].top_k;
+        struct sample_input in = {.params = &p,
+                                  .seed = b->rows[i].seed,
+                                  .stream = b->rows[i].stream,
+                                  .position = b->rows[i].position};
+        if (q) {
+            in.bad_words = q->bad, in.n_bad_words = q->n_bad;
+            in.end_tokens = q->young, in.n_end_tokens = q->n_young;
+            in.output = q->tokens + q->n_prompt, in.n_output = q->n - q->n_prompt;
+            if (sampler_counts_needed(&p)) count_tokens(q, &counts), in.counts = &counts;
+        }
+        int barren = compare_row(b, i, &in);
+        compare_choice(b, i, &in, barren);
+        compare_logprobs(b, i);
+        free(counts.list), free(counts.slots);
+    }
+    const struct sampled *padding = &b->out[b->n + 1];
+    assert_int_equal(padding->flags, 0xa5a5a5a5);
+    assert_int_equal(padding->token, (int32_t)0xa5a5a5a5);
+}
+
+/* Histories and counts on the device are the host's. The last token has not been noted. */
+static void compare_seats(struct batch *b)
+{
+    const struct seats *s = &b->a.seats;
+    uint32_t *want = allocated((size_t)b->vocab, sizeof *want),
+             *got = allocated((size_t)b->vocab, sizeof *got);
+    int32_t *history = allocated(MAX_LEN, sizeof *history);
+    for (int32_t i = 0; i < b->n; i++) {
+        const struct sequence *q = &b->sequences[i];
+        size_t at = (size_t)seat_of(b, i), bytes = sizeof *want * (size_t)b->vocab;
+        get(history, s->history + at * MAX_LEN, sizeof *history * MAX_LEN);
+        assert_memory_equal(history, q->tokens, sizeof *history * (size_t)(q->n - 1));
+        if (!q->counted) continue;
+        memset(want, 0, bytes);
+        for (int32_t k = 0; k < q->n - 1; k++) {
+            uint32_t *c = &want[q->tokens[k]];
+            *c = k < q->n_prompt ? *c | SEAT_IN_PROMPT : *c + 1;
+        }
+        get(got, s->counts + at * (size_t)b->vocab, bytes);
+        assert_memory_equal(got, want, bytes);
+    }
+    free(want), free(got), free(history);
+}
+
+/* ---- tests ----------------------------------------------------------------------------------------------
+ */
+
+/* Sequences go on with their token, or with one that begins a bad word. */
+static void advance(struct batch *b)
+{
+    for (int32_t i = 0; i < b->n; i++) {
+        struct sequence *q = &b->sequences[i];
+        int32_t word = q->n_bad ? random_below(q->n_bad) : -1;
+        q->tokens[q->n++] =
+            word >= 0 && q->bad[word].n > 1 && random_below(2) ? q->bad[word].ids[0] : b->out[i].token;
+    }
+}
+
+static void follow(int32_t vocab, int32_t n)
+{
+    struct batch b;
+    begin_batch(&b, n, vocab);
+    for (int32_t i = 0; i < n; i++) {
+        int32_t length = i % 8 == 7   ? LONGEST - random_below(100)
+                         : i % 4 == 0 ? 1 + i / 4
+                                      : 1 + random_below(3000);
+        begin_sequence(&b.sequences[i], vocab, length, (unsigned)i % (ALL + 1));
+    }
+    /* One that bans all it allows. */
+    struct sequence *q = &b.sequences[n / 2];
+    begin_sequence(q, vocab, 10, ALLOWED | YOUNG);
+    q->params.n_allowed_token_ids = 1;
+    q->young[0] = q->allowed[0];
+    q->params.min_tokens = 100;
+    fill_seats(&b, 0, 1);
+    for (int step = 0; step < STEPS; step++) {
+        if (step == 2) fill_seats(&b, 0, 2);
+        make_rows(&b, step);
+        run_stages(&b);
+        compare(&b);
+        advance(&b);
+    }
+    compare_seats(&b);
+    end_batch(&b);
+}
+
+static void sequences(void **state)
+{
+    (void)state;
+    memset(&seen, 0, sizeof seen);
+    for (int round = 0; round < 3; round++) {
+        follow(5, 64);
+        follow(1000, 64);
+        follow(32003, 64);
+    }
+    follow(128256, 64);
+    printf("%d rows, %d barren; %d draws and %d of %d lists of candidates differ from the host's\n",
+           seen.rows, seen.barren, seen.other_token, seen.other_list, seen.lists);
+    assert_true(seen.barren >= 10);
+    assert_true(seen.other_token * 100 < seen.rows);
+    assert_true(seen.other_list * 100 < seen.lists);
+}
+
+/* Rows that the host has looked at, and tokens that a graph has given. */
+static void marked(void **state)
+{
+    (void)state;
+    enum { V = 32003, N = 6 };
+    const struct sampling_ops *s = be->device->sampling;
+    struct batch b;
+    begin_batch(&b, N, V);
+    for (int32_t i = 0; i < N; i++) begin_sequence(&b.sequences[i], V, 5, 0);
+    fill_seats(&b, 0, 1);
+    make_rows(&b, 0);
+    for (int32_t i = 0; i < N; i++) {
+        fill_logits(b.logits + (size_t)i * V, V, 0);
+        b.rows[i].flags = SAMPLE_HOOKED;
+        b.rows[i].n_candidates = 4;
+    }
+    put((void *)b.a.rows, b.rows, sizeof *b.rows * (N + 2));
+    put((void *)b.a.logits, b.logits, sizeof *b.logits * (N + 2) * V);
+    assert_int_equal(s->adjust(be, &b.a), LLM_OK);
+
+    float *row = b.adjusted;
+    const float bad[] = {NAN, INFINITY};
+    for (int32_t i = 0; i < 4; i++) { /* 0, 1: one bad number; 2: nothing; 3: all but one */
+        memcpy(row, b.logits + (size_t)i * V, sizeof *row * V);
+        if (i < 2) row[V - 1] = bad[i];
+        for (int32_t t = 0; i >= 2 && t < V; t++) row[t] = i == 3 && t == V - 7 ? -1e30f : -INFINITY;
+        put(b.a.seats.work + (size_t)seat_of(&b, i) * 2 * V, row, sizeof *row * V);
+    }
+    assert_int_equal(s->check(be, &b.a), LLM_OK);
+    get(b.out, b.a.out, sizeof *b.out * (N + 2));
+    for (int32_t i = 0; i < N; i++) {
+        assert_int_equal(b.out[i].flags, i < 3 ? SAMPLED_FAILED : 0);
+        assert_int_equal(b.out[i].place, i < 3 ? -1 : 0);
+    }
+    b.out[4].flags = SAMPLED_CHOSEN, b.out[4].token = 1234;
+    put(b.a.out, b.out, sizeof *b.out * (N + 2));
+    assert_int_equal(s->sample(be, &b.a), LLM_OK);
+    assert_int_equal(s->candidates(be, &b.a), LLM_OK);
+    get(b.out, b.a.out, sizeof *b.out * (N + 2));
+    get(b.last, b.a.last, sizeof *b.last * (N + 2));
+    for (int32_t i = 0; i < N; i++) assert_in_range(b.last[b.rows[i].slot], 0, V - 1);
+    assert_int_equal(b.out[3].token, V - 7);
+    assert_int_equal(b.out[3].n_candidates, 1);
+    assert_int_equal(b.out[4].token, 1234);
+    assert_int_equal(b.last[b.rows[4].slot], 1234);
+    assert_int_equal(b.out[4].n_candidates, 0);
+    assert_int_equal(b.out[0].n_candidates, 0);
+    end_batch(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(sequences), cmocka_unit_test(marked)};
+    struct llm_error err = {0};
+    if (cuda_backend_open(&(struct cuda_options){.act_dtype = DTYPE_F32}, &be, &err)) {
+        printf("skipped, no device: %s\n", err.message);
+        return 77;
+    }
+    int failures = cmocka_run_group_tests(tests, NULL, NULL);
+    be->close(be);
+    return failures;
+}
