@@ -49,7 +49,7 @@ llm_status attention_open(struct cuda_backend *cu, struct llm_error *err)
         at = static_cast<struct cuda_attention *>(mem_zalloc(sizeof *at));
         if (!at) return llm_fail(err, LLM_ENOMEM, "no host memory for attention");
         cu->attention = at;
-        attention_hopper_open(at);
+        attention_maps_open(at);
     }
     if (at->memory) {
         cudaFree(at->memory);
@@ -149,7 +149,7 @@ static llm_status attend_chunks(struct cuda_backend *cu, const struct attention_
 {
     const struct step_shape *shape = &cu->attention->shape;
     const int32_t n_rows = shape->n_tokens - shape->n_decode, n_seqs = shape->n_seqs - shape->n_decode;
-    const int hopper = attention_hopper_fits(cu, kv);
+    const int hopper = attention_hopper_fits(cu, c, kv);
     if (!hopper && !attention_prefill_fits(cu, kv))
         return attention_any(cu, c, kv->dtype, shape->n_decode, n_rows);
     const struct plan_key key = {c->block_table, c->window, 0, 0, hopper ? HOPPER_ROWS : PREFILL_ROWS};

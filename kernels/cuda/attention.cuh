@@ -7,7 +7,7 @@
  *     attention_plan.cu     once a step, on the device: who computes what
  *     attention_decode.cu   sequences of one row: memory-bound, KV split evenly over the whole device
  *     attention_prefill.cu  chunks, mma.sync: tensor cores of sm_80 and later
- *     attention_hopper.cu   chunks, wgmma and TMA: sm_90a
+ *     attention_hopper.cu   chunks, wgmma and TMA: sm_90a; attention_maps.cu has its tensor maps
  *     attention_any.cu      any shape and type, float32 too: plain
  *
  * Scores are kept in units of log2: softmax is of 2^s, which is one instruction. */
@@ -77,11 +77,17 @@ struct decode_partials {
     int32_t *arrived; /* [n_seqs][n_kv_heads], zero between launches */
 };
 
-/* Of a tensor map: all pages of a pool. */
-struct kv_map_key {
+/* What a tensor map depends on. Sizes in elements, strides of all but the first in bytes; boxes are of 64
+ * columns and `box` rows. */
+struct tensor_map_key {
     const void *base;
-    int64_t page_bytes;
-    int32_t n_pages, page_size, n_planes, head_dim, dtype;
+    int64_t sizes[4], strides[3];
+    int32_t box, dtype;
+};
+
+struct tensor_map {
+    struct tensor_map_key key;
+    alignas(64) unsigned char map[128]; /* CUtensorMap */
 };
 
 struct cuda_attention {
@@ -94,8 +100,7 @@ struct cuda_attention {
     struct decode_partials partials;
     void *memory;     /* all of the above on the device */
     void *encode_map; /* the driver's cuTensorMapEncodeTiled; null: not there */
-    struct kv_map_key map_key;
-    alignas(64) unsigned char map[128]; /* CUtensorMap for map_key */
+    struct tensor_map kv_map, q_map;
 };
 
 /* The first key that a row at position p sees. */
@@ -136,10 +141,16 @@ llm_status attention_prefill(struct cuda_backend *cu, const struct attention_cal
                              const struct kv_cache *kv, const struct attention_plan *plan, int32_t max_tiles);
 
 /* layer: of the KV cache. */
-void attention_hopper_open(struct cuda_attention *at);
-int attention_hopper_fits(const struct cuda_backend *cu, const struct kv_cache *kv);
+int attention_hopper_fits(const struct cuda_backend *cu, const struct attention_call *a,
+                          const struct kv_cache *kv);
 llm_status attention_hopper(struct cuda_backend *cu, const struct attention_call *a,
                             const struct kv_cache *kv, int32_t layer, const struct attention_plan *plan,
                             int32_t max_tiles);
+
+/* `out`: a CUtensorMap; keys: of a tile. */
+void attention_maps_open(struct cuda_attention *at);
+llm_status attention_kv_map(struct cuda_backend *cu, const struct kv_cache *kv, int32_t keys, void *out);
+llm_status attention_q_map(struct cuda_backend *cu, const struct attention_call *a, enum llm_dtype dtype,
+                           void *out);
 
 #endif

@@ -2,7 +2,7 @@
 
 #include "kernels/cuda/cuda.cuh"
 
-enum { WARPS = 4, MOST_PER_LANE = 8, WHOLE_THREADS = 256 }; /* head_dim <= 256 */
+enum { WARPS = 4, MOST_PER_LANE = 8, WHOLE_THREADS = 256, AT_ONCE = 4 }; /* head_dim <= 256 */
 
 /* What the kernel needs of rope_kv_args, with all pointers on the device. */
 struct rope_job {
@@ -75,74 +75,119 @@ template <typename T, typename KV> static __global__ void rope_kernel(struct rop
     }
 }
 
+/* Of a head, a lane's part: four pairs. NEOX: four elements of each half, else eight in a row. */
+template <typename T, int DIM, bool NEOX> struct lane_part {
+    union {
+        uint4 all;
+        uint2 halves[2];
+        T each[8];
+    };
+    static __device__ __forceinline__ int element(int lane, int i)
+    {
+        return NEOX ? i / 4 * (DIM / 2) + 4 * lane + i % 4 : 8 * lane + i;
+    }
+    static __device__ __forceinline__ int first(int pair) { return NEOX ? pair : 2 * pair; }
+    static __device__ __forceinline__ int second(int pair) { return NEOX ? pair + 4 : 2 * pair + 1; }
+    __device__ __forceinline__ void load(const T *head, int lane)
+    {
+        if (NEOX) {
+            halves[0] = *reinterpret_cast<const uint2 *>(head + 4 * lane);
+            halves[1] = *reinterpret_cast<const uint2 *>(head + DIM / 2 + 4 * lane);
+        } else {
+            all = *reinterpret_cast<const uint4 *>(head + 8 * lane);
+        }
+    }
+    __device__ __forceinline__ void store(T *head, int lane) const
+    {
+        if (NEOX) {
+            *reinterpret_cast<uint2 *>(head + 4 * lane) = halves[0];
+            *reinterpret_cast<uint2 *>(head + DIM / 2 + 4 * lane) = halves[1];
+        } else {
+            *reinterpret_cast<uint4 *>(head + 8 * lane) = all;
+        }
+    }
+};
+
 /* The common case: 16-bit heads of DIM elements, rotated whole. A block has a token and every gridDim.y-th
- * group of its heads. A lane has eight elements in a row, so a head is DIM / 8 lanes, and a lane turns by the
- * same angles in all heads; of a pair that is half a head apart the other one lies in another lane. */
-template <typename T, int DIM> static __global__ void whole_kernel(struct rope_job a)
+ * group of its heads. A lane has both elements of its pairs, and the same pairs in all heads: it turns them
+ * by the angles that it has read once. AT_ONCE heads are fetched before the first is turned. */
+template <typename T, int DIM, bool NEOX>
+static __global__ void __launch_bounds__(WHOLE_THREADS, 4) whole_kernel(struct rope_job a)
 {
     const int lanes = DIM / 8, half = DIM / 2, group = WHOLE_THREADS / lanes;
+    using part = lane_part<T, DIM, NEOX>;
     pdl_launch();
     pdl_wait();
     int lane = threadIdx.x % lanes, n_all = a.n_heads + 2 * a.n_kv_heads, token = blockIdx.x;
-    int neox = a.rope == ROPE_NEOX, n_pairs = neox ? 8 : 4,
-        first_pair = neox ? 8 * (lane % (lanes / 2)) : 4 * lane;
-    const float *cosines = a.table + (int64_t)a.positions[token] * DIM + first_pair, *sines = cosines + half;
-    float c[8], t[8];
+    int begin = blockIdx.y * group, stride = gridDim.y * group;
+    T *row = static_cast<T *>(a.qkv) + token * a.qkv_stride;
+    part fetched[AT_ONCE];
+    auto fetch = [&](int at) {
 #pragma unroll
-    for (int i = 0; i < 8; i += 4) {
-        if (i >= n_pairs) continue;
-        *reinterpret_cast<float4 *>(c + i) = *reinterpret_cast<const float4 *>(cosines + i);
-        *reinterpret_cast<float4 *>(t + i) = *reinterpret_cast<const float4 *>(sines + i);
-    }
+        for (int k = 0; k < AT_ONCE; k++) {
+            int head = at + k * stride + threadIdx.x / lanes;
+            fetched[k].all = make_uint4(0, 0, 0, 0);
+            if (head < n_all) fetched[k].load(row + head * DIM, lane);
+        }
+    };
+    fetch(begin);
+    const float *cosines = a.table + (int64_t)a.positions[token] * DIM + 4 * lane;
+    float4 c = *reinterpret_cast<const float4 *>(cosines),
+           s = *reinterpret_cast<const float4 *>(cosines + half);
+    const float cosine[4] = {c.x, c.y, c.z, c.w}, sine[4] = {s.x, s.y, s.z, s.w};
     int slot = a.slots[token];
-    char *page = a.base + a.page_bytes * (size_t)(slot / a.page_size);
-    for (int at = blockIdx.y * group; at < n_all; at += gridDim.y * group) {
-        int head = at + threadIdx.x / lanes, is_real = head < n_all; /* all lanes go on: they shuffle */
-        if (!is_real) head = 0;
+    T *page = reinterpret_cast<T *>(a.base + a.page_bytes * (size_t)(slot / a.page_size)) +
+              (int64_t)(slot % a.page_size) * DIM;
+    auto turn = [&](part &p, int head) {
+        int is_real = head < n_all; /* all lanes go on: they shuffle */
         int is_q = head < a.n_heads, turns = head < a.n_heads + a.n_kv_heads;
-        T *x = static_cast<T *>(a.qkv) + token * a.qkv_stride + (int64_t)head * DIM + 8 * lane;
-        union {
-            uint4 all;
-            T each[8];
-        } u;
-        u.all = *reinterpret_cast<const uint4 *>(x);
+        const struct norm *norm = is_q ? &a.q_norm : &a.k_norm;
         float v[8], squares = 0;
 #pragma unroll
-        for (int i = 0; i < 8; i++) v[i] = to_f32(u.each[i]);
-        const struct norm *norm = is_q ? &a.q_norm : &a.k_norm;
+        for (int i = 0; i < 8; i++) v[i] = to_f32(p.each[i]);
         if (a.q_norm.kind == NORM_RMS || a.k_norm.kind == NORM_RMS) {
 #pragma unroll
             for (int i = 0; i < 8; i++) squares += v[i] * v[i];
 #pragma unroll
             for (int d = lanes / 2; d > 0; d /= 2) squares += __shfl_xor_sync(~0u, squares, d);
-            float scale = turns && norm->kind == NORM_RMS ? rsqrtf(squares / (float)DIM + norm->eps) : 1;
+            float scale = rsqrtf(squares / (float)DIM + norm->eps);
+            if (turns && norm->kind == NORM_RMS)
 #pragma unroll
-            for (int i = 0; i < 8; i++)
-                v[i] *= scale *
-                        (turns && norm->kind == NORM_RMS && norm->weight ? norm->weight[8 * lane + i] : 1);
+                for (int i = 0; i < 8; i++)
+                    v[i] *= scale * (norm->weight ? norm->weight[part::element(lane, i)] : 1);
         }
+        if (turns)
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            float across = __shfl_xor_sync(~0u, v[i], lanes / 2), other = neox ? across : v[i ^ 1];
-            int first = neox ? lane < lanes / 2 : i % 2 == 0;
-            float ci = neox ? c[i] : c[i / 2], ti = neox ? t[i] : t[i / 2];
-            if (turns) u.each[i] = from_f32<T>(first ? v[i] * ci - other * ti : v[i] * ci + other * ti);
-        }
-        if (!is_real) continue;
-        if (is_q) {
-            *reinterpret_cast<uint4 *>(x) = u.all;
-        } else {
-            int kv_head = head - a.n_heads - (turns ? 0 : a.n_kv_heads);
-            T *to = reinterpret_cast<T *>(page) + (turns ? a.k_offset : a.v_offset) +
-                    kv_head * a.head_stride + (int64_t)(slot % a.page_size) * DIM;
-            *reinterpret_cast<uint4 *>(to + 8 * lane) = u.all;
-        }
+            for (int i = 0; i < 4; i++) {
+                float x = v[part::first(i)], y = v[part::second(i)];
+                p.each[part::first(i)] = from_f32<T>(x * cosine[i] - y * sine[i]);
+                p.each[part::second(i)] = from_f32<T>(y * cosine[i] + x * sine[i]);
+            }
+        if (is_q)
+            p.store(row + head * DIM, lane);
+        else if (is_real)
+            p.store(page + (turns ? a.k_offset : a.v_offset) +
+                        (head - a.n_heads - (turns ? 0 : a.n_kv_heads)) * a.head_stride,
+                    lane);
+    };
+    for (int at = begin; at < n_all; at += AT_ONCE * stride) {
+        if (at != begin) fetch(at);
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++)
+            if (at + k * stride < n_all) turn(fetched[k], at + k * stride + threadIdx.x / lanes);
     }
 }
 
-template <typename T> static void (*whole_kernel_for(int32_t dim))(struct rope_job)
+template <typename T, bool NEOX> static void (*whole_kernel_of(int32_t dim))(struct rope_job)
 {
-    return dim == 64 ? whole_kernel<T, 64> : dim == 128 ? whole_kernel<T, 128> : whole_kernel<T, 256>;
+    return dim == 64    ? whole_kernel<T, 64, NEOX>
+           : dim == 128 ? whole_kernel<T, 128, NEOX>
+                        : whole_kernel<T, 256, NEOX>;
+}
+
+template <typename T> static void (*whole_kernel_for(int32_t dim, int32_t rope))(struct rope_job)
+{
+    return rope == ROPE_NEOX ? whole_kernel_of<T, true>(dim) : whole_kernel_of<T, false>(dim);
 }
 
 static int is_whole(const struct backend *be, const struct rope_job *job, enum llm_dtype kv)
@@ -189,8 +234,8 @@ llm_status cuda_rope_kv(struct backend *be, const struct rope_kv_args *a)
         int group = WHOLE_THREADS / (kv->head_dim / 8),
             n_groups = (a->n_heads + 2 * kv->n_kv_heads + group - 1) / group;
         dim3 grid((unsigned)a->n_tokens, a->n_tokens < 4 * cu->n_sms ? (unsigned)n_groups : 1);
-        auto whole = kv->dtype == DTYPE_F16 ? whole_kernel_for<__half>(kv->head_dim)
-                                            : whole_kernel_for<__nv_bfloat16>(kv->head_dim);
+        auto whole = kv->dtype == DTYPE_F16 ? whole_kernel_for<__half>(kv->head_dim, a->rope)
+                                            : whole_kernel_for<__nv_bfloat16>(kv->head_dim, a->rope);
         return cuda_launch(cu, "rope_kv", whole, grid, dim3(WHOLE_THREADS), 0, job);
     }
     auto kernel = be->act_dtype == DTYPE_F32   ? kernel_for<float>(kv->dtype)

@@ -48,14 +48,36 @@ template <typename T> static __global__ void norm_kernel(struct norm_args a)
     }
 }
 
+/* Blocks a multiprocessor, as many as registers allow. */
+static constexpr int norm_blocks(int vectors)
+{
+    return vectors == 1 ? 6 : vectors == 2 ? 4 : 2;
+}
+
+/* A thread's part of a row of n vectors; zeros past its end. */
+template <int VECTORS>
+static __device__ __forceinline__ void fetch_row(uint4 (&v)[VECTORS], const void *row, int n)
+{
+#pragma unroll
+    for (int k = 0; k < VECTORS; k++) {
+        int i = threadIdx.x + k * ROW_THREADS;
+        v[k] = i < n ? static_cast<const uint4 *>(row)[i] : make_uint4(0, 0, 0, 0);
+    }
+}
+
 /* 16-bit rows of at most 8 * ROW_THREADS * VECTORS elements, held in registers between the two passes; so is
- * the weight, which a block reads once for all its rows. */
-template <typename T, int VECTORS> static __global__ void norm_vector_kernel(struct norm_args a)
+ * the weight, which a block reads once for all its rows. While a row is summed up, the block's next one is on
+ * its way. PLAIN, the usual kind: RMS, nothing added; at full speed the instructions of the others would be
+ * felt. */
+template <typename T, int VECTORS, bool PLAIN>
+static __global__ void __launch_bounds__(ROW_THREADS, norm_blocks(VECTORS))
+    norm_vector_kernel(struct norm_args a)
 {
     union vector {
         uint4 all;
         T each[8];
     } v[VECTORS];
+    uint4 next[VECTORS];
     float weight[VECTORS][8];
     int n = a.n / 8;
     pdl_launch();
@@ -67,16 +89,16 @@ template <typename T, int VECTORS> static __global__ void norm_vector_kernel(str
             weight[k][j] = a.norm.weight && i < n ? a.norm.weight[8 * i + j] : 1;
         }
     pdl_wait();
+    const T *x = static_cast<const T *>(a.x);
+    fetch_row<VECTORS>(next, x + blockIdx.x * a.x_stride, n);
     for (int row = blockIdx.x; row < a.n_rows; row += gridDim.x) {
-        const uint4 *x = reinterpret_cast<const uint4 *>(static_cast<const T *>(a.x) + row * a.x_stride);
         uint4 *y = reinterpret_cast<uint4 *>(static_cast<T *>(a.y) + row * a.y_stride);
         float sum = 0, mean = 0, squares = 0;
 #pragma unroll
-        for (int k = 0; k < VECTORS; k++) {
-            int i = threadIdx.x + k * ROW_THREADS;
-            v[k].all = i < n ? x[i] : make_uint4(0, 0, 0, 0);
-        }
-        if (a.norm.kind == NORM_LAYER) {
+        for (int k = 0; k < VECTORS; k++) v[k].all = next[k];
+        if (row + (int)gridDim.x < a.n_rows)
+            fetch_row<VECTORS>(next, x + (int64_t)(row + (int)gridDim.x) * a.x_stride, n);
+        if (!PLAIN && a.norm.kind == NORM_LAYER) {
 #pragma unroll
             for (int k = 0; k < VECTORS; k++)
 #pragma unroll
@@ -87,21 +109,23 @@ template <typename T, int VECTORS> static __global__ void norm_vector_kernel(str
         for (int k = 0; k < VECTORS; k++)
 #pragma unroll
             for (int j = 0; j < 8; j++) {
-                float d = threadIdx.x + k * ROW_THREADS < n ? to_f32(v[k].each[j]) - mean : 0;
+                float d = to_f32(v[k].each[j]);
+                if (!PLAIN) d = threadIdx.x + k * ROW_THREADS < n ? d - mean : 0;
                 squares += d * d;
             }
-        float scale = a.norm.kind == NORM_NONE ? 1 : rsqrtf(block_sum(squares) / (float)a.n + a.norm.eps);
+        float scale = 1;
+        if (PLAIN || a.norm.kind != NORM_NONE) scale = rsqrtf(block_sum(squares) / (float)a.n + a.norm.eps);
 #pragma unroll
         for (int k = 0; k < VECTORS; k++) {
             int i = threadIdx.x + k * ROW_THREADS;
             if (i >= n) continue;
             union vector old;
-            if (a.add) old.all = y[i];
+            if (!PLAIN && a.add) old.all = y[i];
 #pragma unroll
             for (int j = 0; j < 8; j++) {
                 float r = (to_f32(v[k].each[j]) - mean) * scale * weight[k][j];
-                if (a.norm.bias) r += a.norm.bias[8 * i + j];
-                if (a.add) r += to_f32(old.each[j]);
+                if (!PLAIN && a.norm.bias) r += a.norm.bias[8 * i + j];
+                if (!PLAIN && a.add) r += to_f32(old.each[j]);
                 v[k].each[j] = from_f32<T>(r);
             }
             y[i] = v[k].all;
@@ -109,15 +133,26 @@ template <typename T, int VECTORS> static __global__ void norm_vector_kernel(str
     }
 }
 
-template <typename T> static void (*norm_vector_for(int32_t n))(struct norm_args)
+template <typename T, bool PLAIN> static void (*norm_vector_of(int vectors))(struct norm_args)
 {
-    int vectors = (n + 8 * ROW_THREADS - 1) / (8 * ROW_THREADS);
-    return vectors <= 1   ? norm_vector_kernel<T, 1>
-           : vectors <= 2 ? norm_vector_kernel<T, 2>
-                          : norm_vector_kernel<T, 4>;
+    return vectors == 1   ? norm_vector_kernel<T, 1, PLAIN>
+           : vectors == 2 ? norm_vector_kernel<T, 2, PLAIN>
+                          : norm_vector_kernel<T, 4, PLAIN>;
+}
+
+template <typename T> static void (*norm_vector_for(int vectors, const struct norm_args *a))(struct norm_args)
+{
+    int plain = a->norm.kind == NORM_RMS && !a->norm.bias && !a->add;
+    return plain ? norm_vector_of<T, true>(vectors) : norm_vector_of<T, false>(vectors);
 }
 
 enum { MOST_VECTORS = 4 };
+
+static int vectors_of(int32_t n)
+{
+    int vectors = (n + 8 * ROW_THREADS - 1) / (8 * ROW_THREADS);
+    return vectors == 3 ? 4 : vectors;
+}
 
 static int is_vector(const struct backend *be, const struct norm_args *a)
 {
@@ -130,9 +165,11 @@ llm_status cuda_norm(struct backend *be, const struct norm_args *a)
 {
     struct cuda_backend *cu = cuda_of(be);
     if (is_vector(be, a)) {
-        auto vector =
-            be->act_dtype == DTYPE_F16 ? norm_vector_for<__half>(a->n) : norm_vector_for<__nv_bfloat16>(a->n);
-        int32_t blocks = a->n_rows < 6 * cu->n_sms ? a->n_rows : 6 * cu->n_sms;
+        int vectors = vectors_of(a->n);
+        auto vector = be->act_dtype == DTYPE_F16 ? norm_vector_for<__half>(vectors, a)
+                                                 : norm_vector_for<__nv_bfloat16>(vectors, a);
+        int32_t most = norm_blocks(vectors) * cu->n_sms, rounds = (a->n_rows + most - 1) / most,
+                blocks = (a->n_rows + rounds - 1) / rounds;
         return cuda_launch(cu, "norm", vector, dim3((unsigned)blocks), dim3(ROW_THREADS), 0, *a);
     }
     auto kernel = be->act_dtype == DTYPE_F32   ? norm_kernel<float>

@@ -254,6 +254,11 @@ static void run_norm(void *arg)
     be->norm(be, arg);
 }
 
+static void run_copy(void *arg)
+{
+    be->kv_copy(be, arg, 0, 1);
+}
+
 static void run_rope(void *arg)
 {
     be->rope_kv(be, arg);
@@ -262,7 +267,8 @@ static void run_rope(void *arg)
 static void measure_rows(void)
 {
     enum { N = 4096, HEADS = 32, KV = 8, DIM = 128, ROWS = 8192, PAGE = 64 };
-    char *x = be->alloc(be, 2 * (size_t)ROWS * N), *y = be->alloc(be, 2 * (size_t)ROWS * N);
+    const size_t bytes = 2 * (size_t)ROWS * N;
+    char *x = be->alloc(be, 2 * bytes), *y = x + bytes;
     float *weight = be->alloc(be, 4 * N), *table = be->alloc(be, sizeof(float) * ROWS * DIM);
     char *qkv = be->alloc(be, 2 * (size_t)ROWS * (HEADS + 2 * KV) * DIM);
     struct kv_cache kv = {.n_pages = ROWS / PAGE,
@@ -276,6 +282,8 @@ static void measure_rows(void)
     int32_t ids[ROWS], *positions = be->alloc(be, sizeof ids);
     for (int32_t i = 0; i < ROWS; i++) ids[i] = i;
     be->device->upload(be, positions, ids, sizeof ids);
+    const struct kv_cache halves = {.base = x, .page_bytes = bytes, .n_pages = 2};
+    report("copy as large", timed(run_copy, (void *)(uintptr_t)&halves), 2.0 * (double)bytes);
     const int32_t sizes[] = {1, 64, ROWS};
     for (int s = 0; s < 3; s++) {
         char name[64];
