@@ -1,6 +1,6 @@
 /* The device: opening it, its memory, copies, marks and recorded steps. */
 
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/linear.cuh"
 
 #include <cstdio>
 #include <cstdlib>
@@ -135,6 +135,7 @@ static llm_status wait_all(struct cuda_backend *cu, const char *what)
 
 static llm_status device_upload(struct backend *be, void *to, const void *from, size_t bytes)
 {
+    if (bytes >= STAGED_BYTES && !cuda_of(be)->failed) return staged_upload(cuda_of(be), to, from, bytes);
     llm_status st = device_copy_in(be, to, from, bytes);
     return st ? st : wait_all(cuda_of(be), "copying in");
 }
@@ -145,10 +146,24 @@ static llm_status device_download(struct backend *be, void *to, const void *from
     return st ? st : wait_all(cuda_of(be), "copying out");
 }
 
+/* For tests: after so many steps one does what a faulty kernel does. 0: never. */
+static int steps_until_fault;
+
+extern "C" __attribute__((visibility("default"))) void cuda_plugin_fault_after(int steps)
+{
+    steps_until_fault = steps;
+}
+
+static __global__ void faulty_kernel()
+{
+    *reinterpret_cast<volatile int *>(64) = 0; /* no memory is mapped there */
+}
+
 static llm_status device_set_mark(struct backend *be, int mark)
 {
     struct cuda_backend *cu = cuda_of(be);
     if (cu->failed) return LLM_EFAILED;
+    if (steps_until_fault > 0 && --steps_until_fault == 0) faulty_kernel<<<1, 1, 0, cu->stream>>>();
     return cuda_check(cu, cudaEventRecord(cu->marks[mark], cu->stream), "setting a mark");
 }
 

@@ -47,6 +47,7 @@ llm_status linear_open(struct cuda_backend *cu, struct llm_error *err)
 {
     struct cuda_linear *l = linear_state(cu);
     if (!l) return llm_fail(err, LLM_ENOMEM, "no memory for the state of linear layers");
+    staging_close(&l->staging); /* a model's weights are loaded before its limits are known */
     llm_status st = open_buffers(cu, l, err);
     if (!st && !l->lt) st = lt_open(cu, &l->lt, err);
     if (!st && !l->stream && cu->major == 9 && cu->base.act_dtype != DTYPE_F32)

@@ -1,29 +1,44 @@
 /* Weights: from the mapped file, through two pinned buffers, into the layout that the kernels read. There is
  * no copy on the host, and while one buffer travels the next is filled. */
 
+extern "C" {
+#include "base/pool.h"
+}
 #include "kernels/cuda/linear.cuh"
 #include "kernels/cuda/quant.cuh"
 
 #include <algorithm>
 #include <cstring>
 
-enum { STAGING_BYTES = 16 << 20 };
+enum { STAGING_BYTES = 16 << 20, MOST_THREADS = 8 };
 
-void staging_close(struct staging *s)
+static void free_buffers(struct staging *s)
 {
     for (int i = 0; i < 2; i++) {
         if (s->host[i]) cudaFreeHost(s->host[i]);
         if (s->device[i]) cudaFree(s->device[i]);
         if (s->free[i]) cudaEventDestroy(s->free[i]);
+        s->host[i] = s->device[i] = nullptr;
+        s->free[i] = nullptr;
     }
-    *s = {};
+    s->bytes = 0;
+}
+
+void staging_close(struct staging *s)
+{
+    free_buffers(s);
+    if (s->pool) pool_close(s->pool);
+    s->pool = nullptr;
 }
 
 /* Makes the buffers, or larger ones, unless they are there: pinning memory takes milliseconds. */
 static llm_status staging_open(struct staging *s, size_t bytes, struct llm_error *err)
 {
     if (s->bytes >= bytes) return LLM_OK;
-    staging_close(s);
+    free_buffers(s);
+    llm_status st =
+        s->pool ? LLM_OK : pool_open(std::min<int32_t>(pool_cpu_count(), MOST_THREADS), &s->pool, err);
+    if (st) return st;
     cudaError_t e = cudaSuccess;
     for (int i = 0; i < 2; i++) {
         if (e == cudaSuccess) e = cudaMallocHost(&s->host[i], bytes);
@@ -32,12 +47,58 @@ static llm_status staging_open(struct staging *s, size_t bytes, struct llm_error
     }
     if (e != cudaSuccess) {
         cudaGetLastError();
-        staging_close(s);
+        free_buffers(s);
         return llm_fail(err, LLM_ENOMEM, "no memory for the buffers through which weights are loaded: %s",
                         cudaGetErrorString(e));
     }
     s->bytes = bytes;
     return LLM_OK;
+}
+
+struct host_copy {
+    char *to;
+    const char *from;
+    size_t bytes;
+};
+
+static void copy_part(void *arg, int32_t member, int32_t n_members)
+{
+    const auto *c = static_cast<const struct host_copy *>(arg);
+    int64_t begin, end;
+    pool_part((int64_t)c->bytes, 4096, member, n_members, &begin, &end);
+    memcpy(c->to + begin, c->from + begin, (size_t)(end - begin));
+}
+
+/* Fills host buffer i when the device has done with it. */
+static llm_status fill(struct cuda_backend *cu, struct staging *s, int i, const void *from, size_t bytes)
+{
+    llm_status st = cuda_check(cu, cudaEventSynchronize(s->free[i]), "loading a weight");
+    struct host_copy c = {static_cast<char *>(s->host[i]), static_cast<const char *>(from), bytes};
+    if (!st) pool_run(s->pool, copy_part, &c);
+    return st;
+}
+
+llm_status staged_upload(struct cuda_backend *cu, void *to, const void *from, size_t bytes)
+{
+    struct cuda_linear *l = linear_state(cu);
+    struct llm_error err;
+    if (!l || staging_open(&l->staging, STAGING_BYTES, &err))
+        return cuda_check(cu, cudaErrorMemoryAllocation, "the buffers through which weights are loaded");
+    struct staging *s = &l->staging;
+    llm_status st = LLM_OK;
+    for (size_t at = 0; at < bytes && !st; at += s->bytes) {
+        const int i = s->next;
+        const size_t n = std::min(s->bytes, bytes - at);
+        s->next = 1 - i;
+        st = fill(cu, s, i, static_cast<const char *>(from) + at, n);
+        if (!st)
+            st = cuda_check(cu,
+                            cudaMemcpyAsync(static_cast<char *>(to) + at, s->host[i], n,
+                                            cudaMemcpyHostToDevice, cu->stream),
+                            "loading a weight");
+        if (!st) st = cuda_check(cu, cudaEventRecord(s->free[i], cu->stream), "loading a weight");
+    }
+    return st ? st : cuda_check(cu, cudaStreamSynchronize(cu->stream), "loading a weight");
 }
 
 /* ---- from stored rows to the layout ----------------------------------------------------------------------
@@ -84,9 +145,8 @@ static llm_status stage_rows(struct cuda_backend *cu, struct staging *s, int i,
                              (uint64_t)(begin * t->dims[1] / VALUES_A_DRAW) * STATE_A_DRAW,
                          spec->random_deviation[part]);
     const size_t bytes = row_bytes * (size_t)n;
-    llm_status st = cuda_check(cu, cudaEventSynchronize(s->free[i]), "loading a weight");
+    llm_status st = fill(cu, s, i, static_cast<const char *>(t->data) + row_bytes * (size_t)begin, bytes);
     if (st) return st;
-    memcpy(s->host[i], static_cast<const char *>(t->data) + row_bytes * (size_t)begin, bytes);
     return cuda_check(cu,
                       cudaMemcpyAsync(s->device[i], s->host[i], bytes, cudaMemcpyHostToDevice, cu->stream),
                       "loading a weight");

@@ -4,14 +4,14 @@
 # Prints a line a check, what a failed check said, and a summary; logs are OUT/NAME.log. Runs in a bundle
 # (scripts/dev/bundle.sh --tests) or in a built tree.
 # usage: scripts/dev/gpu-check.sh [--quick] [PART…]
-#   parts: tests models gguf greedy soak sanitizer baseline kernels bench trace serve; default: all
+#   parts: tests models gguf greedy soak failure sanitizer baseline kernels bench trace serve; default: all
 #   MODEL: a GGUF file for greedy; default: models/SmolLM2-135M-Instruct.Q4_1.gguf
 set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 out=${OUT:-.}
 quick=0
 if [ "${1:-}" = --quick ]; then quick=1; shift; fi
-parts=("$@"); [ $# -gt 0 ] || parts=(tests models gguf greedy soak sanitizer baseline kernels bench trace serve)
+parts=("$@"); [ $# -gt 0 ] || parts=(tests models gguf greedy soak failure sanitizer baseline kernels bench trace serve)
 
 if [ -d "$root/bin" ]; then bin=$root/bin; tests=$root/tests; gpu=$bin; bench=$bin; lib=$root/lib; else
   bin=$root/build; tests=$root/tests/gpu; gpu=$bin/gpu; bench=$bin; lib=$gpu; fi
@@ -98,6 +98,7 @@ for part in "${parts[@]}"; do
     gguf) check gguf gguf; check gguf-float32 gguf --dtype float32 ;;
     greedy) greedy ;;
     soak) check soak soak ;;
+    failure) check failure timeout 100 "$bin/llmlua" "$tests/failure.lua" --config "$tests/shapes/tiny" ;;
     sanitizer) sanitizer ;;
     baseline) baseline ;;
     kernels) for b in "$bench"/bench_cuda_*; do timeout 200 "$b"; done ;;
