@@ -420,7 +420,14 @@ static void fill_table(struct backend *be, enum llm_dtype act_dtype)
     be->attention = cuda_attention;
 }
 
-/* LLMLUA_CUDA_COMPUTE=8.0 takes the paths of an earlier device, so that they can be tested on a later one. */
+static int has_code_for_hopper()
+{
+    cudaFuncAttributes a;
+    return cudaFuncGetAttributes(&a, faulty_kernel) == cudaSuccess && a.ptxVersion >= 90;
+}
+
+/* Which paths are taken. A plug-in that was built without Hopper's code runs there what it has for 8.0.
+ * LLMLUA_CUDA_COMPUTE=8.0 takes the paths of an earlier device, so that they can be tested on a later one. */
 static llm_status take_compute(struct cuda_backend *cu, const cudaDeviceProp *prop, struct llm_error *err)
 {
     const char *text = getenv("LLMLUA_CUDA_COMPUTE");
@@ -428,6 +435,7 @@ static llm_status take_compute(struct cuda_backend *cu, const cudaDeviceProp *pr
     cu->major = prop->major;
     cu->minor = prop->minor;
     cu->smem_max = prop->sharedMemPerBlockOptin;
+    if (cu->major == 9 && !has_code_for_hopper()) cu->major = 8, cu->minor = 0;
     if (!text || !*text) return LLM_OK;
     if (sscanf(text, "%d.%d%c", &cu->major, &cu->minor, &end) != 2 || cu->major < 8 || cu->minor < 0 ||
         cu->major * 10 + cu->minor > prop->major * 10 + prop->minor)
