@@ -91,19 +91,27 @@ static void device_free_pinned(struct backend *be, void *p)
 /* ---- copies and marks -----------------------------------------------------------------------------------
  */
 
+static llm_status copy_async(struct cuda_backend *cu, void *to, const void *from, size_t bytes,
+                             enum cudaMemcpyKind kind)
+{
+    return cuda_check(cu, cudaMemcpyAsync(to, from, bytes, kind, cu->stream),
+                      kind == cudaMemcpyHostToDevice ? "copying in" : "copying out");
+}
+
 static llm_status device_copy_in(struct backend *be, void *to, const void *from, size_t bytes)
 {
     struct cuda_backend *cu = cuda_of(be);
     if (cu->failed) return LLM_EFAILED;
-    return cuda_check(cu, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, cu->stream), "copying in");
+    return is_small_copy(bytes, 1) ? small_copy(cu, to, 0, from, 0, bytes, 1)
+                                   : copy_async(cu, to, from, bytes, cudaMemcpyHostToDevice);
 }
 
 static llm_status device_copy_out(struct backend *be, void *to, const void *from, size_t bytes)
 {
     struct cuda_backend *cu = cuda_of(be);
     if (cu->failed) return LLM_EFAILED;
-    return cuda_check(cu, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cu->stream),
-                      "copying out");
+    return is_small_copy(bytes, 1) ? small_copy(cu, to, 0, from, 0, bytes, 1)
+                                   : copy_async(cu, to, from, bytes, cudaMemcpyDeviceToHost);
 }
 
 static llm_status device_copy_in_rows(struct backend *be, void *to, size_t to_pitch, const void *from,
@@ -111,6 +119,7 @@ static llm_status device_copy_in_rows(struct backend *be, void *to, size_t to_pi
 {
     struct cuda_backend *cu = cuda_of(be);
     if (cu->failed) return LLM_EFAILED;
+    if (is_small_copy(bytes, rows)) return small_copy(cu, to, to_pitch, from, from_pitch, bytes, rows);
     return cuda_check(cu,
                       cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, bytes, (size_t)rows,
                                         cudaMemcpyHostToDevice, cu->stream),
@@ -135,15 +144,19 @@ static llm_status wait_all(struct cuda_backend *cu, const char *what)
 
 static llm_status device_upload(struct backend *be, void *to, const void *from, size_t bytes)
 {
-    if (bytes >= STAGED_BYTES && !cuda_of(be)->failed) return staged_upload(cuda_of(be), to, from, bytes);
-    llm_status st = device_copy_in(be, to, from, bytes);
-    return st ? st : wait_all(cuda_of(be), "copying in");
+    struct cuda_backend *cu = cuda_of(be);
+    if (cu->failed) return LLM_EFAILED;
+    if (bytes >= STAGED_BYTES) return staged_upload(cu, to, from, bytes);
+    llm_status st = copy_async(cu, to, from, bytes, cudaMemcpyHostToDevice);
+    return st ? st : wait_all(cu, "copying in");
 }
 
 static llm_status device_download(struct backend *be, void *to, const void *from, size_t bytes)
 {
-    llm_status st = device_copy_out(be, to, from, bytes);
-    return st ? st : wait_all(cuda_of(be), "copying out");
+    struct cuda_backend *cu = cuda_of(be);
+    if (cu->failed) return LLM_EFAILED;
+    llm_status st = copy_async(cu, to, from, bytes, cudaMemcpyDeviceToHost);
+    return st ? st : wait_all(cu, "copying out");
 }
 
 /* For tests: after so many steps one does what a faulty kernel does. 0: never. */

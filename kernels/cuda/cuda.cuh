@@ -132,6 +132,16 @@ __host__ __device__ static inline int64_t kv_offset(const struct kv_cache *kv, i
     return ((int64_t)(2 * layer + which) * kv->n_kv_heads + head) * kv->page_size * kv->head_dim;
 }
 
+/* ---- copies (copy.cu) -----------------------------------------------------------------------------------
+ */
+
+/* Between pinned memory and the device, by a kernel: `rows` rows of `bytes` bytes, of 4-byte words, as
+ * pitches and addresses are. */
+enum { SMALL_COPY_BYTES = 64 << 10 };
+int is_small_copy(size_t bytes, int32_t rows);
+llm_status small_copy(struct cuda_backend *cu, void *to, size_t to_pitch, const void *from, size_t from_pitch,
+                      size_t bytes, int32_t rows);
+
 /* ---- the ops, one file each ---------------------------------------------------------------------------- */
 
 llm_status cuda_norm(struct backend *be, const struct norm_args *a);

@@ -155,6 +155,9 @@ static void report_graph(FILE *out, uint32_t graph)
     free(gaps);
 }
 
+/* Of a kernel, what it adds: the time from the end of all that began before it to its own end. A kernel that
+ * is launched early (programmatic dependent launch) waits for its predecessor, and that is not its own time.
+ */
 struct share {
     double us;
     size_t calls;
@@ -184,16 +187,20 @@ static void report_kernels(FILE *out, uint32_t graph)
     struct share *shares = calloc(MAX_NAMES, sizeof *shares);
     size_t launches = 0;
     uint32_t launch = 0;
+    uint64_t ended = 0;
     double total = 0;
     for (size_t i = 0; shares && i < trace.n; i++) {
         const struct record *r = &trace.records[i];
+        uint64_t began = r->start > ended ? r->start : ended;
+        double us = r->end > began ? (double)(r->end - began) * 1e-3 : 0;
+        if (r->end > ended) ended = r->end;
         if (r->kind != KERNEL || r->graph != graph) continue;
         launches += r->launch != launch || launches == 0;
         launch = r->launch;
         shares[r->name].name = r->name;
-        shares[r->name].us += (double)(r->end - r->start) * 1e-3;
+        shares[r->name].us += us;
         shares[r->name].calls++;
-        total += (double)(r->end - r->start) * 1e-3;
+        total += us;
     }
     if (shares && launches >= LEAST_LAUNCHES) {
         double n = graph ? (double)launches : 1;
