@@ -45,10 +45,10 @@ static llm_status launch(void *self, const struct device_step *step, struct llm_
     return LLM_OK;
 }
 
-static llm_status collect(void *self, int mark, const struct sampled **rows, struct llm_error *err)
+static llm_status collect(void *self, int mark, struct device_results *out, struct llm_error *err)
 {
     (void)err;
-    *rows = ((struct answers *)self)->rows[mark];
+    *out = (struct device_results){.rows = ((struct answers *)self)->rows[mark]};
     return LLM_OK;
 }
 
