@@ -11,6 +11,8 @@
 
 #include "engine/sampler.h"
 
+#include <stdatomic.h>
+
 struct fake_work; /* a step or a part of one, a copy of a page, queued */
 
 struct fake_seat {
@@ -40,6 +42,8 @@ struct fake_device {
     int refuses_graphs;               /* 1: compiles none */
     _Atomic int32_t n_graphs, n_args; /* open */
     _Atomic uint64_t n_ids;
+    struct device_graph *_Atomic closed_graphs;
+    struct device_graph_args *_Atomic closed_args;
     int32_t n_fills, n_recovered, n_fetches;
     int32_t *fed;     /* [max_tokens] */
     int32_t *written; /* [n_pages * page_size] the step that wrote a slot last */

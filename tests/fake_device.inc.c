@@ -343,16 +343,21 @@ static llm_status fake_compile(void *self, const struct graph *g, struct device_
 {
     struct fake_device *d = self;
     if (d->refuses_graphs) return llm_fail(err, LLM_EUNSUP, "the fake device compiles nothing");
-    *out = malloc(sizeof **out);
-    **out = (struct device_graph){g, ++d->n_ids};
+    char *text;
+    *out = calloc(1, sizeof **out);
+    if (graph_dump(g, &text, NULL, err) || graph_parse(text, strlen(text), &(*out)->graph, err)) abort();
+    mem_free(text);
+    (*out)->id = ++d->n_ids;
     d->n_graphs++;
     return LLM_OK;
 }
 
 static void fake_graph_close(void *self, struct device_graph *g)
 {
-    ((struct fake_device *)self)->n_graphs--;
-    free(g);
+    struct fake_device *d = self;
+    d->n_graphs--;
+    g->next = d->closed_graphs;
+    while (!atomic_compare_exchange_weak(&d->closed_graphs, &g->next, g)) continue;
 }
 
 static uint64_t fake_graph_id(const struct device_graph *g)
@@ -363,23 +368,39 @@ static uint64_t fake_graph_id(const struct device_graph *g)
 static llm_status fake_args_open(void *self, const struct device_graph *g, const struct graph_args *args,
                                  struct device_graph_args **out, struct llm_error *err)
 {
-    (void)g;
-    (void)err;
-    *out = malloc(sizeof **out);
-    (*out)->args = args;
-    ((struct fake_device *)self)->n_args++;
+    struct fake_device *d = self;
+    *out = calloc(1, sizeof **out);
+    if (graph_args_copy(args, &(*out)->args, err)) abort();
+    (*out)->args->graph = g->graph;
+    d->n_args++;
     return LLM_OK;
 }
 
 static void fake_args_close(void *self, struct device_graph_args *a)
 {
-    ((struct fake_device *)self)->n_args--;
-    free(a);
+    struct fake_device *d = self;
+    d->n_args--;
+    a->next = d->closed_args;
+    while (!atomic_compare_exchange_weak(&d->closed_args, &a->next, a)) continue;
 }
 
 static const void *fake_args_block(const struct device_graph_args *a)
 {
     return a->args;
+}
+
+static void fake_free_graphs(struct fake_device *d)
+{
+    for (struct device_graph_args *a = d->closed_args, *next; a; a = next) {
+        next = a->next;
+        graph_args_free(a->args);
+        free(a);
+    }
+    for (struct device_graph *g = d->closed_graphs, *next; g; g = next) {
+        next = g->next;
+        graph_free(g->graph);
+        free(g);
+    }
 }
 
 /* ---- opening and closing ------------------------------------------------------------------------------- */
@@ -403,6 +424,7 @@ static void fake_device_close(void *self)
         fake_free_work(w);
     }
     fake_free_seats(d);
+    fake_free_graphs(d);
     graph_scratch_close(d->scratch);
     for (int32_t i = 0; i < EXCHANGE_TICKETS; i++) free(d->tickets[i]);
     free(d->row);

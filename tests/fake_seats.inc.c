@@ -5,13 +5,16 @@
 
 #include <math.h>
 
+/* Copies, as a device's are: what was closed may still be in a step that was queued before. */
 struct device_graph {
-    const struct graph *graph;
+    struct graph *graph;
     uint64_t id;
+    struct device_graph *next; /* of those that are closed */
 };
 
 struct device_graph_args {
-    const struct graph_args *args;
+    struct graph_args *args;
+    struct device_graph_args *next;
 };
 
 static void fake_poison(struct fake_device *d, int mark)

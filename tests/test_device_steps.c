@@ -112,6 +112,8 @@ static void speak(struct llm_client *c, struct talk *t)
     s.sampling.stop_token_ids = &t->stop_id;
     s.sampling.n_stop_token_ids = 1;
     s.sampling.logprobs = chance(5) ? 1 : LLM_LOGPROBS_NONE;
+    s.sampling.repetition_penalty = chance(30) ? 1.2f : 1;
+    s.sampling.prompt_logprobs = chance(3) ? 1 : LLM_LOGPROBS_NONE;
     t->stop_id = below(VOCAB);
     t->cancels = s.sampling.max_tokens > 4 && chance(20);
     t->turn_out = t->n_out;

@@ -75,10 +75,9 @@ static void note_failure(const struct llm_engine *e, const struct output *o, con
 static void account(const struct llm_engine *e, const struct output *o, const struct sampled *s)
 {
     struct policy_chain *c = o->request->chain;
-    const struct llm_error none = {0};
-    if (c->has & POLICY_HAS_GRAPH) policy_count_graphs(c);
-    for (uint32_t bits = s->forgiven; bits; bits &= bits - 1)
-        policy_chain_fail(c, o->sequence.index, __builtin_ctz(bits), &none);
+    int came_to_graphs = !(s->flags & SAMPLED_FAILED) || s->place >= 0;
+    if ((c->has & POLICY_HAS_GRAPH) && came_to_graphs) policy_count_graphs(c);
+    policy_forgive_graphs(c, o->sequence.index, s->forgiven);
     if (s->flags & SAMPLED_FAILED) note_failure(e, o, s);
 }
 

@@ -136,8 +136,11 @@ static int run_graphs(struct llm_engine *e, struct policy_job *j, float *row, co
         if (!t->graph || runs[i].off) continue;
         if (t->ignore_errors) memcpy(backup, row, bytes);
         if (run_graph(j, i, row, in, e->desk.scratch[worker])) {
-            j->failed = i;
-            if (!t->ignore_errors) return 1;
+            if (!t->ignore_errors) {
+                j->failed = i;
+                return 1;
+            }
+            j->forgiven |= 1u << i;
             memcpy(row, backup, bytes);
         } else if (t->graph->gives == GRAPH_GIVES_TOKEN) {
             j->chosen = 1;
@@ -314,11 +317,18 @@ void policy_count_graphs(struct policy_chain *c)
         if (c->links[i].policy->table.graph) add(&c->links[i].policy->n_calls, 1);
 }
 
+void policy_forgive_graphs(struct policy_chain *c, int32_t sequence, uint32_t places)
+{
+    const struct llm_error unsaid = {0};
+    for (; places; places &= places - 1) policy_chain_fail(c, sequence, __builtin_ctz(places), &unsaid);
+}
+
 /* What the workers could not do for graphs: the policies are shared. */
 static void account_graphs(struct policy_job *j)
 {
     struct policy_chain *c = j->output->request->chain;
     policy_count_graphs(c);
+    policy_forgive_graphs(c, j->output->sequence.index, j->forgiven);
     if (j->failed >= 0) policy_chain_fail(c, j->output->sequence.index, j->failed, &j->error);
 }
 

@@ -21,7 +21,8 @@ struct policy_job {
     int32_t token;
     int barren;           /* the parameters of the request ban everything: policies are not asked */
     int chosen, recorded; /* the token is final; it is in the output */
-    int32_t failed;       /* link whose graph failed; -1: none */
+    uint32_t forgiven;    /* bit i: the graph of link i has failed, and is left out */
+    int32_t failed;       /* link whose graph failed, and the request with it; -1: none */
     struct llm_error error;
 };
 
@@ -50,6 +51,8 @@ void policy_candidates_hooks(struct policy_desk *d, struct policy_job *j);
 void policy_hooks_pause(struct policy_desk *d);
 /* Counts a call of each graph. */
 void policy_count_graphs(struct policy_chain *c);
+/* Leaves out the graphs at these places, a bit each, which have failed and say that this is enough. */
+void policy_forgive_graphs(struct policy_chain *c, int32_t sequence, uint32_t places);
 /* The place of the last logits hook that is not left out; -1: none. */
 int32_t policy_last_logits_hook(const struct policy_chain *c, int32_t sequence);
 /* What is wrong with a row that is no good. Returns LLM_EFAILED. */
