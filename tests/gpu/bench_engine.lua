@@ -4,7 +4,7 @@ local llm = require "llm"
 local opts = llm.options(arg, {
   { name = "config", type = "path", help = "directory with a config.json" },
   { name = "quick", type = "boolean", initial = false, help = "the rows that say most" },
-  { name = "rows", type = "string", many = true, help = "decode, policy, prefill, offline", default = "all" },
+  { name = "rows", type = "string", many = true, help = "decode, ask, policy, prefill, offline", default = "all" },
   { name = "batch", type = "integer", many = true, help = "decode rows of these batch sizes at 1024 alone" },
   { name = "length", type = "integer", many = true, help = "prefill rows of these lengths alone" },
   { name = "json_file", type = "path", help = "add an object a line to this file" },
@@ -82,6 +82,23 @@ if wanted "decode" then
   end
 end
 
+-- What requests can ask of sampling, beside the plain step.
+local asks = {
+  { "penalties", { repetition_penalty = 1.1, frequency_penalty = 0.1, presence_penalty = 0.1 } },
+  { "logprobs 5", { logprobs = 5 } },
+  { "logit_bias of 20", { logit_bias = {} } },
+  { "all of these", { repetition_penalty = 1.1, frequency_penalty = 0.1, logprobs = 5, logit_bias = {}, temperature = 0.8,
+    top_k = 50, top_p = 0.95 } },
+}
+for id = 1, 20 do
+  asks[3][2].logit_bias[id], asks[4][2].logit_bias[id] = 1, 1
+end
+
+if wanted "ask" then
+  decode(64, 1024)
+  for _, ask in ipairs(asks) do decode(64, 1024, ask[2], " with " .. ask[1]) end
+end
+
 -- A policy that bans one token of each request, by each kind of hook; beside the plain step.
 local policies = {
   graph = 'function p.graph(g, logits, q) return g.mask(logits, g.ne(g.tokens(), q.token)) end',
@@ -92,9 +109,10 @@ local policies = {
 
 if wanted "policy" then
   decode(64, 1024)
-  for kind, hook in pairs(policies) do
+  for _, kind in ipairs{ "graph", "candidates", "logits" } do
     local path = os.tmpname()
     local file = assert(io.open(path, "w"))
+    local hook = policies[kind]
     file:write('local llm = require "llm"\nlocal p = llm.policy("ban_', kind, '", { token = 7 })\n', hook, "\nreturn p\n")
     file:close()
     engine:load_policy(path)

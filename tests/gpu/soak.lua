@@ -1,6 +1,7 @@
 -- Random requests on a device and on the CPU, side by side: the same tokens but for near-ties, and nothing left behind.
--- Prompts share beginnings, some requests sample (seeded) and some do not, some want several sequences, some are given
--- up half-way, and KV memory is so small that sequences are set back. Ends with one line; exit code 1: something is
+-- Prompts share beginnings, some requests sample (seeded) and some do not, some want several sequences, some ask for all
+-- that sampling has, log-probabilities and policies of each kind, some are given up half-way, and KV memory is so small
+-- that sequences are set back. Ends with one line; exit code 1: something is
 -- wrong, and the lines before say what.
 local llm = require "llm"
 local opts = llm.options(arg, {
@@ -8,6 +9,7 @@ local opts = llm.options(arg, {
   { name = "requests", type = "integer", initial = 3000, help = "most" },
   { name = "seconds", type = "number", initial = 40, help = "begin no more after this time" },
   { name = "dice", type = "integer", initial = 1, help = "seed of the requests" },
+  { name = "plain", type = "boolean", initial = false, help = "nothing beyond plain sampling" },
 })
 opts.model, opts.load_format, opts.skip_tokenizer_init = opts.config, "dummy", true
 opts.dtype = opts.dtype or "float32"
@@ -39,6 +41,55 @@ local function complain(...)
   if wrong <= 20 then print(string.format(...)) end
 end
 
+-- Hooks and graphs that change what is chosen, some of them by what has been chosen before.
+local policies = {
+  even = "function p.graph(g, logits) local t = g.tokens() "
+    .. "return g.where(g.eq(g.floor(t / 2) * 2, t), logits - 1, logits) end",
+  used = "function p.graph(g, logits) local s = g.state{ n = 0 } s.n = s.n + 1 "
+    .. "return logits - g.counts('output') * 0.5 - g.where(g.gt(s.n, 20), 0.25, 0) * g.counts('prompt') end",
+  second = "function p.candidates(c, req) if #c > 1 and #req.output % 3 == 1 then return c[2].token end end",
+  fourth = "function p.logits(row, req) for i = 0, #row - 1, 4 do row[i] = row[i] - 2 end end",
+}
+local policy_names = { "even", "used", "second", "fourth" }
+
+local function load_policies()
+  for name, hook in pairs(policies) do
+    local path = os.tmpname()
+    local file = assert(io.open(path, "w"))
+    file:write('local llm = require "llm"\nlocal p = llm.policy("', name, '")\n', hook, "\nreturn p\n")
+    file:close()
+    assert(engine:load_policy(path))
+    assert(reference:load_policy(path))
+    os.remove(path)
+  end
+end
+if not opts.plain then load_policies() end
+
+local function some_tokens(n)
+  local ids = {}
+  for i = 1, n do ids[i] = random(0, vocab - 1) end
+  return ids
+end
+
+local function ask_for_more(params)
+  if random() < 0.3 then params.repetition_penalty = 1 + random() end
+  if random() < 0.2 then params.frequency_penalty = random() end
+  if random() < 0.2 then params.presence_penalty = random() - 0.5 end
+  if random() < 0.2 then
+    params.min_tokens, params.stop_token_ids = random(0, params.max_tokens), some_tokens(3)
+  end
+  if random() < 0.2 then params.allowed_token_ids = some_tokens(200) end
+  if random() < 0.2 then
+    params.logit_bias = {}
+    for _, id in ipairs(some_tokens(20)) do params.logit_bias[id] = random(-5, 5) end
+  end
+  if random() < 0.2 then params.logprobs = random(0, 20) end
+  if random() < 0.02 then params.prompt_logprobs = 1 end -- the host's
+  if random() > 0.4 then return end
+  params.policy = {}
+  for i = 1, random(2) do params.policy[i] = policy_names[random(#policy_names)] end
+end
+
 local function think_of(number)
   local ids, beginning = {}, beginnings[random(#beginnings)]
   for i = 1, random() < 0.7 and random(120) or 0 do ids[i] = beginning[i] end
@@ -52,8 +103,11 @@ local function think_of(number)
     params.n = random() < 0.2 and random(2, 4) or nil
   end
   if random() < 0.3 then params.stop_token_ids = { random(0, vocab - 1), random(0, vocab - 1) } end
-  if random() < 0.01 then params.repetition_penalty = 1.2 end -- the host's sampler
-  return { number = number, ids = ids, params = params, give_up = random() < 0.2 and random(0, 30) or nil }
+  -- Many of these ask for more, in turns with those of whom none does.
+  local asks = not opts.plain and math.floor(number / WAVE) % 3 > 0 and random() < 0.6
+  if asks then ask_for_more(params) end
+  return { number = number, ids = ids, params = params, asks = asks,
+    give_up = random() < 0.2 and random(0, 30) or nil }
 end
 
 -- Begins a request; what comes is kept by sequence.
@@ -107,7 +161,7 @@ local function compare(request, index, got, want, given_up)
       if not a or not b then
         return complain("request %d.%d: %d tokens, not %d", request.number, index, #got.ids, #want.ids)
       end
-      if request.params.temperature > 0 or request.params.repetition_penalty then
+      if request.params.temperature > 0 or request.asks then
         counts.drifts = counts.drifts + 1
         return
       end
@@ -142,7 +196,7 @@ while n_requests < opts.requests and llm.now() - began < opts.seconds do
   for _, p in ipairs(pairs_of) do
     for index = 0, (p.request.params.n or 1) - 1 do
       n_outputs = n_outputs + 1
-      if p.request.params.temperature > 0 then counts.sampled = counts.sampled + 1 end
+      if p.request.params.temperature > 0 or p.request.asks then counts.sampled = counts.sampled + 1 end
       compare(p.request, index, p.mine.outputs[index], p.theirs.outputs[index], p.mine.given_up or p.theirs.given_up)
     end
   end
