@@ -117,7 +117,7 @@ static void fill_info(const struct decoder_model *m, const struct engine_config 
         .weight_bytes = m->model->weight_bytes,
         .kv_bytes_per_token = m->kv.page_bytes / (size_t)m->kv.page_size,
         .backend = m->backend->name,
-        .isa = m->backend->device ? cuda_backend_describe(m->backend) : cpu_backend_isa(m->backend),
+        .isa = m->isa,
         .threads = pool_size(m->pool),
         .default_temperature = c->default_temperature,
         .default_top_p = c->default_top_p,
@@ -157,6 +157,7 @@ static llm_status open_cuda(struct decoder_model *m, const struct llm_engine_opt
     llm_status status = device_dtype(options, model, &cuda.act_dtype, err);
     if (!status) status = cuda_backend_open(&cuda, &m->backend, err);
     if (status) return status;
+    m->isa = cuda_backend_describe(m->backend);
     int32_t n = pool_cpu_count();
     return pool_open(options->threads ? options->threads : n < 8 ? n : 8, &m->pool, err);
 }
@@ -166,8 +167,10 @@ static llm_status open_cpu(struct decoder_model *m, const struct llm_engine_opti
 {
     struct cpu_options cpu = {.n_threads = options->threads, .isa = options->cpu_isa};
     llm_status status = cpu_backend_open(&cpu, &m->backend, err);
-    if (!status) m->pool = cpu_backend_pool(m->backend);
-    return status;
+    if (status) return status;
+    m->pool = cpu_backend_pool(m->backend);
+    m->isa = cpu_backend_isa(m->backend);
+    return LLM_OK;
 }
 
 static llm_status open_backend(struct decoder_model *m, const struct llm_engine_options *options,
@@ -191,6 +194,8 @@ static llm_status open_backend(struct decoder_model *m, const struct llm_engine_
 static llm_status open_model(struct decoder_model *m, const struct llm_engine_options *options,
                              struct engine_config *config, struct llm_error *err)
 {
+    if (!options->model || !*options->model)
+        return llm_fail(err, LLM_EINVAL, "model is not set; it must name a GGUF file or a model directory");
     m->path = mem_strdup(options->model);
     if (!m->path) return llm_fail(err, LLM_ENOMEM, "no memory for a path");
     struct model_options model = {.path = options->model,
@@ -201,7 +206,7 @@ static llm_status open_model(struct decoder_model *m, const struct llm_engine_op
                                   .skip_tokenizer = options->skip_tokenizer_init,
                                   .progress = options->on_load,
                                   .progress_ud = options->on_load_ud};
-    llm_status status = open_backend(m, options, &model, err);
+    llm_status status = m->backend ? LLM_OK : open_backend(m, options, &model, err);
     if (!status) status = model_open(m->backend, &model, &m->model, err);
     int on_device = !status && m->backend->device;
     if (!status) status = settings_limits(options, m->model->config.max_position, on_device, config, err);
@@ -214,13 +219,11 @@ static llm_status open_model(struct decoder_model *m, const struct llm_engine_op
     return !status && on_device ? device_io_open(m, config, err) : status;
 }
 
-llm_status decoder_model_open(const struct llm_engine_options *options, struct engine_config *config,
-                              struct llm_model_info *info, struct engine_model *out, struct llm_error *err)
+/* Takes m. */
+static llm_status open_all(struct decoder_model *m, const struct llm_engine_options *options,
+                           struct engine_config *config, struct llm_model_info *info,
+                           struct engine_model *out, struct llm_error *err)
 {
-    if (!options->model || !*options->model)
-        return llm_fail(err, LLM_EINVAL, "model is not set; it must name a GGUF file or a model directory");
-    struct decoder_model *m = mem_zalloc(sizeof *m);
-    if (!m) return llm_fail(err, LLM_ENOMEM, "no memory for a model");
     *config = (struct engine_config){0};
     llm_status status = open_model(m, options, config, err);
     if (status) {
@@ -256,4 +259,28 @@ llm_status decoder_model_open(const struct llm_engine_options *options, struct e
         out->graphs = device_graphs(m);
     }
     return LLM_OK;
+}
+
+llm_status decoder_model_open(const struct llm_engine_options *options, struct engine_config *config,
+                              struct llm_model_info *info, struct engine_model *out, struct llm_error *err)
+{
+    struct decoder_model *m = mem_zalloc(sizeof *m);
+    if (!m) return llm_fail(err, LLM_ENOMEM, "no memory for a model");
+    return open_all(m, options, config, info, out, err);
+}
+
+llm_status decoder_model_open_on(struct backend *backend, struct pool *pool,
+                                 const struct llm_engine_options *options, struct engine_config *config,
+                                 struct llm_model_info *info, struct engine_model *out, struct llm_error *err)
+{
+    struct decoder_model *m = mem_zalloc(sizeof *m);
+    if (!m) {
+        if (backend->device) pool_close(pool);
+        backend->close(backend);
+        return llm_fail(err, LLM_ENOMEM, "no memory for a model");
+    }
+    m->backend = backend;
+    m->pool = pool;
+    m->isa = backend->name;
+    return open_all(m, options, config, info, out, err);
 }

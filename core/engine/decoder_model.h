@@ -18,9 +18,17 @@ struct decoder_model {
     struct kv_cache kv;
     size_t kv_bytes;
     char *path;
+    const char *isa;      /* a line about what it runs on */
     struct pool *pool;    /* for sampling on the host; the CPU backend's is borrowed, else own */
     struct device_io *io; /* null on the CPU */
 };
+
+/* A model as options say, on this backend, whatever they say of devices: takes it, and a device's pool too,
+ * whether or not it succeeds. As decoder_model_open. */
+llm_status decoder_model_open_on(struct backend *backend, struct pool *pool,
+                                 const struct llm_engine_options *options, struct engine_config *config,
+                                 struct llm_model_info *info, struct engine_model *out,
+                                 struct llm_error *err);
 
 /* device_model.c. Opens what a step needs besides the decoder: staging memory and recordings. After the KV
  * cache, whose last page is the scratch page that padding rows use. Errors: LLM_ENOMEM. */
