@@ -30,6 +30,34 @@ struct feed_args {
     int32_t *tokens;
 };
 
+/* The ends of a step. The host describes steps in two pinned buffers that take turns, and finds results in
+ * two others; whose turn it is, the device counts, so that a recorded step serves both. */
+enum { INTAKE_MAX_PIECES = 8, INTAKE_TABLE_HEAD = 4 };
+
+struct intake_piece {
+    size_t offset, bytes; /* the same place on both sides; multiples of 16 */
+};
+
+/* From a pinned buffer to the device: pieces, and n_rows rows of the block table, which lie close together
+ * in the pinned buffer, behind INTAKE_TABLE_HEAD i32 of which the first is their width, and table_stride
+ * apart on the device. */
+struct intake_args {
+    const char *from[2];
+    char *to;
+    const int32_t *turn; /* on the device */
+    int32_t n_pieces, n_rows, table_stride;
+    size_t table; /* offset */
+    struct intake_piece pieces[INTAKE_MAX_PIECES];
+};
+
+/* Results to a pinned buffer; the next step has the other turn. */
+struct deliver_args {
+    const void *from;
+    void *to[2];
+    int32_t *turn;
+    size_t bytes; /* a multiple of 4; may be 0 */
+};
+
 enum { EXCHANGE_TICKETS = 8 };
 
 struct device_recording; /* a recorded step */
@@ -47,8 +75,6 @@ struct device_ops {
     llm_status (*copy_in)(struct backend *be, void *to, const void *from, size_t bytes);
     llm_status (*copy_out)(struct backend *be, void *to, const void *from, size_t bytes);
     /* `rows` rows of `bytes` bytes, which begin `to_pitch` and `from_pitch` bytes apart. */
-    llm_status (*copy_in_rows)(struct backend *be, void *to, size_t to_pitch, const void *from,
-                               size_t from_pitch, size_t bytes, int32_t rows);
     llm_status (*copy_out_rows)(struct backend *be, void *to, size_t to_pitch, const void *from,
                                 size_t from_pitch, size_t bytes, int32_t rows);
 
@@ -68,7 +94,9 @@ struct device_ops {
 
     /* Before the ops of a step. */
     llm_status (*begin)(struct backend *be, const struct step_shape *shape);
+    llm_status (*intake)(struct backend *be, const struct intake_args *a);
     llm_status (*feed)(struct backend *be, const struct feed_args *a);
+    llm_status (*deliver)(struct backend *be, const struct deliver_args *a);
     const struct sampling_ops *sampling; /* null: the host samples */
 
     /* Between record and recorded, ops are noted and not run; replay runs them. */

@@ -8,14 +8,12 @@
 
 enum { MAX_SIZES = 64 };
 
-/* Arrays of a step, the same in pinned memory and on the device: first what a step of one row a sequence
- * needs, in one piece, so that it is one copy. */
+/* Arrays of a step, the same in pinned memory and on the device. */
 struct layout {
     size_t from, positions, slots, kv_len, rows, seq_start,
-        sample; /* offsets; [max_seqs] but for seq_start */
-    size_t narrow_bytes;
+        sample;                                   /* offsets; [max_seqs] but for seq_start */
     size_t wide_from, wide_positions, wide_slots; /* [max_tokens] */
-    size_t table;                                 /* [max_seqs, stride] */
+    size_t table; /* [max_seqs, stride]; pinned: INTAKE_TABLE_HEAD, [n_seqs, pages of the longest] */
     size_t bytes;
 };
 
@@ -55,10 +53,13 @@ struct device_io {
     int32_t max_tokens, max_seqs, stride, scratch_page, max_model_len, max_logit_rows, vocab_size;
     char *pinned[2], *device;
     struct sampled *out_pinned[2]; /* [max_seqs] */
-    int32_t *tokens;               /* [max_tokens] after feeding */
-    int32_t *last;                 /* [2 * max_seqs] */
-    struct sampled *out;           /* [max_seqs] */
-    float *logits;                 /* [max_logit_rows, vocab_size] */
+    int turn;                      /* whose pinned buffers the next step has; the device counts it too */
+    int turn_of[2];                /* of the step with a mark */
+    int32_t *device_turn;
+    int32_t *tokens;     /* [max_tokens] after feeding */
+    int32_t *last;       /* [2 * max_seqs] */
+    struct sampled *out; /* [max_seqs] */
+    float *logits;       /* [max_logit_rows, vocab_size] */
     size_t tokens_bytes, last_bytes, out_bytes, logits_bytes;
     struct recording sizes[N_RECORDINGS][MAX_SIZES];
     int32_t n_sizes;
@@ -80,6 +81,12 @@ size_t device_seats_bytes(const struct decoder_model *m, const struct engine_con
 llm_status device_seats_open(struct decoder_model *m, const struct engine_config *config,
                              struct llm_error *err);
 void device_seats_close(struct decoder_model *m);
+
+/* Where the results of the step with this mark are, pinned. */
+static inline struct sampled *device_results(const struct device_io *io, int mark)
+{
+    return io->out_pinned[io->turn_of[mark]];
+}
 
 /* Queues the fills noted for this mark: before the step. */
 llm_status device_seats_settle(struct decoder_model *m, int mark, struct llm_error *err);

@@ -1,8 +1,8 @@
 /* Steps on a device. What the host says of a step is staged in pinned memory, of which there are two, so that
- * a step can be described while the one before it runs, and copied to arrays that stay where they are. Steps
- * in which every sequence has one row, the steady state, are padded to one of a few sizes and recorded the
- * second time a size comes: then a step is two copies and one launch, and what device_seats.c queues if it
- * asks for more than plain sampling. */
+ * a step can be described while the one before it runs; the step begins by taking its description in, to
+ * arrays that stay where they are. Steps in which every sequence has one row, the steady state, are padded to
+ * one of a few sizes and recorded the second time a size comes: then a step is one launch, and what
+ * device_seats.c queues if it asks for more than plain sampling. */
 
 #include "engine/device_io.h"
 
@@ -36,11 +36,10 @@ static void lay_out(struct device_io *io)
     l->rows = add(&total, seqs, sizeof(int32_t));
     l->seq_start = add(&total, seqs + 1, sizeof(int32_t));
     l->sample = add(&total, seqs, sizeof(struct sample_row));
-    l->narrow_bytes = total;
     l->wide_from = add(&total, tokens, sizeof(int32_t));
     l->wide_positions = add(&total, tokens, sizeof(int32_t));
     l->wide_slots = add(&total, tokens, sizeof(int32_t));
-    l->table = add(&total, seqs * (size_t)io->stride, sizeof(int32_t));
+    l->table = add(&total, INTAKE_TABLE_HEAD + seqs * (size_t)io->stride, sizeof(int32_t));
     l->bytes = total;
 }
 
@@ -78,7 +77,8 @@ llm_status device_io_open(struct decoder_model *m, const struct engine_config *c
     int made = !!(io->device = be->alloc(be, io->layout.bytes)) &
                !!(io->tokens = be->alloc(be, io->tokens_bytes)) &
                !!(io->last = be->alloc(be, io->last_bytes)) & !!(io->out = be->alloc(be, io->out_bytes)) &
-               !!(io->logits = be->alloc(be, io->logits_bytes));
+               !!(io->logits = be->alloc(be, io->logits_bytes)) &
+               !!(io->device_turn = be->alloc(be, sizeof *io->device_turn));
     for (int k = 0; k < 2; k++)
         made &= !!(io->pinned[k] = io->ops->alloc_pinned(be, io->layout.bytes)) &
                 !!(io->out_pinned[k] = io->ops->alloc_pinned(be, io->out_bytes));
@@ -104,6 +104,7 @@ void device_io_close(struct decoder_model *m)
     be->free(be, io->last, io->last_bytes);
     be->free(be, io->out, io->out_bytes);
     be->free(be, io->logits, io->logits_bytes);
+    be->free(be, io->device_turn, sizeof *io->device_turn);
     mem_free(io);
 }
 
@@ -126,8 +127,8 @@ static struct row_arrays rows_of(const struct layout *l, int wide)
     return (struct row_arrays){l->from, l->positions, l->slots};
 }
 
-/* Writes the batch to pinned memory, padded to n_seqs sequences; returns the pages of the longest. */
-static int32_t fill(struct decoder_model *m, char *pinned, const struct batch *b, int wide, int32_t n_seqs)
+/* Writes the batch to pinned memory, padded to n_seqs sequences. */
+static void fill(struct decoder_model *m, char *pinned, const struct batch *b, int wide, int32_t n_seqs)
 {
     const struct device_io *io = m->io;
     const struct layout *l = &io->layout;
@@ -138,7 +139,7 @@ static int32_t fill(struct decoder_model *m, char *pinned, const struct batch *b
     memcpy(pinned + r.positions, b->positions, bytes);
     memcpy(pinned + r.slots, b->slots, bytes);
     int32_t *start = array(pinned, l->seq_start), *len = array(pinned, l->kv_len),
-            *table = array(pinned, l->table);
+            *table = array(pinned, l->table) + INTAKE_TABLE_HEAD;
     memcpy(start, b->seq_start, sizeof(int32_t) * (size_t)(b->n_seqs + 1));
     memcpy(len, b->kv_len, sizeof(int32_t) * (size_t)b->n_seqs);
     for (int32_t i = 0; i < b->n_seqs; i++) {
@@ -155,26 +156,15 @@ static int32_t fill(struct decoder_model *m, char *pinned, const struct batch *b
         len[i] = 1;
         table[(size_t)i * (size_t)widest] = io->scratch_page;
     }
-    return widest;
+    table[-INTAKE_TABLE_HEAD] = widest;
 }
 
-/* Copies what fill wrote. */
-static llm_status copy(struct decoder_model *m, const char *pinned, int wide, int32_t n_tokens,
-                       int32_t n_seqs, int32_t widest)
+/* The pinned buffer of the step about to be queued: the other one may be a flying step's. */
+static char *take_turn(struct device_io *io, int mark)
 {
-    struct backend *be = m->backend;
-    const struct device_io *io = m->io;
-    const struct layout *l = &io->layout;
-    size_t bytes = sizeof(int32_t) * (size_t)n_tokens;
-    llm_status st = io->ops->copy_in(be, io->device, pinned, l->narrow_bytes);
-    if (wide && !st) st = io->ops->copy_in(be, io->device + l->wide_from, pinned + l->wide_from, bytes);
-    if (wide && !st)
-        st = io->ops->copy_in(be, io->device + l->wide_positions, pinned + l->wide_positions, bytes);
-    if (wide && !st) st = io->ops->copy_in(be, io->device + l->wide_slots, pinned + l->wide_slots, bytes);
-    if (st) return st;
-    return io->ops->copy_in_rows(be, io->device + l->table, sizeof(int32_t) * (size_t)io->stride,
-                                 pinned + l->table, sizeof(int32_t) * (size_t)widest,
-                                 sizeof(int32_t) * (size_t)widest, n_seqs);
+    io->turn_of[mark] = io->turn;
+    io->turn = !io->turn;
+    return io->pinned[io->turn_of[mark]];
 }
 
 /* ---- running --------------------------------------------------------------------------------------------
@@ -185,6 +175,44 @@ struct queued {
     int32_t n_tokens, n_seqs, n_decode, max_query, max_kv, n_rows;
     int wide, samples; /* samples: plainly */
 };
+
+static void add_piece(struct intake_args *a, size_t offset, int32_t n, size_t size)
+{
+    a->pieces[a->n_pieces++] = (struct intake_piece){offset, ((size_t)n * size + 15) / 16 * 16};
+}
+
+/* A step's first op: what fill and fill_rows wrote. */
+static llm_status take_in(struct decoder_model *m, const struct queued *q)
+{
+    const struct device_io *io = m->io;
+    const struct layout *l = &io->layout;
+    struct row_arrays r = rows_of(l, q->wide);
+    struct intake_args a = {.from = {io->pinned[0], io->pinned[1]},
+                            .to = io->device,
+                            .turn = io->device_turn,
+                            .n_rows = q->n_seqs,
+                            .table_stride = io->stride,
+                            .table = l->table};
+    add_piece(&a, r.from, q->n_tokens, sizeof(int32_t));
+    add_piece(&a, r.positions, q->n_tokens, sizeof(int32_t));
+    add_piece(&a, r.slots, q->n_tokens, sizeof(int32_t));
+    add_piece(&a, l->kv_len, q->n_seqs, sizeof(int32_t));
+    add_piece(&a, l->seq_start, q->n_seqs + 1, sizeof(int32_t));
+    add_piece(&a, l->rows, q->n_rows, sizeof(int32_t));
+    add_piece(&a, l->sample, q->n_rows, sizeof(struct sample_row));
+    return io->ops->intake(m->backend, &a);
+}
+
+/* Its last op, or the last before device_seats.c's: the results of the first n rows; the turn goes on. */
+static llm_status deliver(struct decoder_model *m, int32_t n_rows, struct llm_error *err)
+{
+    const struct device_io *io = m->io;
+    struct deliver_args a = {.from = io->out,
+                             .to = {io->out_pinned[0], io->out_pinned[1]},
+                             .turn = io->device_turn,
+                             .bytes = sizeof *io->out * (size_t)n_rows};
+    return io->ops->deliver(m->backend, &a) ? device_failed(m, err) : LLM_OK;
+}
 
 static llm_status begin(struct decoder_model *m, const struct queued *q, struct batch *batch)
 {
@@ -208,7 +236,8 @@ static llm_status begin(struct decoder_model *m, const struct queued *q, struct 
                                .seq_start = batch->seq_start,
                                .kv_len = batch->kv_len};
     struct feed_args feed = {q->n_tokens, array(io->device, r.from), io->last, io->tokens};
-    llm_status st = io->ops->begin(m->backend, &shape);
+    llm_status st = take_in(m, q);
+    if (!st) st = io->ops->begin(m->backend, &shape);
     return st ? st : io->ops->feed(m->backend, &feed);
 }
 
@@ -231,11 +260,13 @@ static llm_status queue_step(struct decoder_model *m, const struct queued *q, st
     struct batch batch;
     if (begin(m, q, &batch)) return device_failed(m, err);
     llm_status st = decoder_forward(m->decoder, &m->kv, &batch, err);
-    if (st || q->n_rows == 0) return st;
-    st = decoder_logits(m->decoder, array(io->device, io->layout.rows), q->n_rows, io->logits, err);
-    if (st || !q->samples) return st;
+    if (!st && q->n_rows > 0)
+        st = decoder_logits(m->decoder, array(io->device, io->layout.rows), q->n_rows, io->logits, err);
+    if (st) return st;
+    if (q->n_rows == 0 || !q->samples) return deliver(m, 0, err);
     struct sample_args sample = device_sample_args(m, q->n_rows);
-    return io->ops->sampling->sample(m->backend, &sample) ? device_failed(m, err) : LLM_OK;
+    if (io->ops->sampling->sample(m->backend, &sample)) return device_failed(m, err);
+    return deliver(m, q->n_rows, err);
 }
 
 /* The smallest recorded size that holds n sequences. */
@@ -287,7 +318,6 @@ llm_status device_launch(void *self, const struct device_step *step, struct llm_
     struct decoder_model *m = self;
     struct device_io *io = m->io;
     const struct batch *b = step->batch;
-    char *pinned = io->pinned[step->mark];
     struct batch_shape shape = batch_shape_of(b);
     int narrow = shape.n_decode == b->n_seqs && step->n_rows == b->n_seqs;
     int plain = !step->seated && step->n_logprobs < 0;
@@ -295,11 +325,11 @@ llm_status device_launch(void *self, const struct device_step *step, struct llm_
     struct recording *size = narrow ? size_for(io, kind, b->n_seqs) : NULL;
     int32_t n_seqs = size ? size->n_seqs : b->n_seqs;
     if (io->ops->wait_mark(m->backend, step->mark)) return device_failed(m, err);
-    int32_t widest = fill(m, pinned, b, !narrow, n_seqs);
+    char *pinned = take_turn(io, step->mark);
+    fill(m, pinned, b, !narrow, n_seqs);
     fill_rows(io, pinned, step, size ? n_seqs : step->n_rows);
     llm_status st = device_seats_settle(m, step->mark, err);
     if (st) return st;
-    if (copy(m, pinned, !narrow, b->n_tokens, n_seqs, widest)) return device_failed(m, err);
     struct queued q = {.n_tokens = b->n_tokens,
                        .n_seqs = n_seqs,
                        .n_decode = shape.n_decode,
@@ -310,16 +340,13 @@ llm_status device_launch(void *self, const struct device_step *step, struct llm_
                        .samples = plain};
     st = size ? run_recorded(m, kind, size, err) : queue_step(m, &q, err);
     if (st || !plain) return st ? st : device_tail(m, step, err);
-    if (step->n_rows && io->ops->copy_out(m->backend, io->out_pinned[step->mark], io->out,
-                                          sizeof(struct sampled) * (size_t)step->n_rows))
-        return device_failed(m, err);
     return io->ops->set_mark(m->backend, step->mark) ? device_failed(m, err) : LLM_OK;
 }
 
 llm_status device_collect(void *self, int mark, struct device_results *out, struct llm_error *err)
 {
     struct decoder_model *m = self;
-    *out = (struct device_results){.rows = m->io->out_pinned[mark],
+    *out = (struct device_results){.rows = device_results(m->io, mark),
                                    .candidates = m->io->room.candidates_pinned[mark],
                                    .logprobs = m->io->room.logprobs_pinned[mark]};
     return m->io->ops->wait_mark(m->backend, mark) ? device_failed(m, err) : LLM_OK;
@@ -342,8 +369,7 @@ llm_status device_forward(void *self, const struct batch *b, struct llm_error *e
     struct recording *size = q.n_decode == b->n_seqs ? size_for(io, RECORD_STATES, b->n_seqs) : NULL;
     int32_t n_seqs = size ? size->n_seqs : b->n_seqs;
     if (io->ops->wait_mark(m->backend, 0)) return device_failed(m, err);
-    int32_t widest = fill(m, io->pinned[0], b, !size, n_seqs);
-    if (copy(m, io->pinned[0], !size, b->n_tokens, n_seqs, widest)) return device_failed(m, err);
+    fill(m, take_turn(io, 0), b, !size, n_seqs);
     llm_status st = size ? run_recorded(m, RECORD_STATES, size, err) : queue_step(m, &q, err);
     if (st) return st;
     return io->ops->set_mark(m->backend, 0) ? device_failed(m, err) : LLM_OK;

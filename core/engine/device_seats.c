@@ -259,7 +259,7 @@ static llm_status queue_results(struct decoder_model *m, const struct device_ste
     const struct seat_room *room = &io->room;
     struct backend *be = m->backend;
     size_t n = (size_t)step->n_rows, width = sizeof *room->candidates * (size_t)step->n_candidates;
-    llm_status st = io->ops->copy_out(be, io->out_pinned[step->mark], io->out, sizeof *io->out * n);
+    llm_status st = io->ops->copy_out(be, device_results(io, step->mark), io->out, sizeof *io->out * n);
     if (!st && width)
         st = io->ops->copy_out_rows(be, room->candidates_pinned[step->mark], width, room->candidates,
                                     sizeof *room->candidates * SAMPLE_MAX_CANDIDATES, width, step->n_rows);
@@ -303,7 +303,7 @@ llm_status device_tail(struct decoder_model *m, const struct device_step *step, 
     if (!st && step->seated) st = io->ops->sampling->adjust(be, &a);
     if (st) return device_failed(m, err);
     if (!step->hooked) return queue_rest(m, step, err);
-    if (io->ops->copy_out(be, io->out_pinned[step->mark], io->out, sizeof *io->out * n) ||
+    if (io->ops->copy_out(be, device_results(io, step->mark), io->out, sizeof *io->out * n) ||
         io->ops->set_mark(be, step->mark) || io->ops->begin_exchange(be))
         return device_failed(m, err);
     return LLM_OK;
@@ -314,7 +314,7 @@ llm_status device_tail(struct decoder_model *m, const struct device_step *step, 
 llm_status device_adjusted(void *self, int mark, const struct sampled **rows, struct llm_error *err)
 {
     struct decoder_model *m = self;
-    *rows = m->io->out_pinned[mark];
+    *rows = device_results(m->io, mark);
     return m->io->ops->wait_mark(m->backend, mark) ? device_failed(m, err) : LLM_OK;
 }
 

@@ -114,18 +114,6 @@ static llm_status device_copy_out(struct backend *be, void *to, const void *from
                                    : copy_async(cu, to, from, bytes, cudaMemcpyDeviceToHost);
 }
 
-static llm_status device_copy_in_rows(struct backend *be, void *to, size_t to_pitch, const void *from,
-                                      size_t from_pitch, size_t bytes, int32_t rows)
-{
-    struct cuda_backend *cu = cuda_of(be);
-    if (cu->failed) return LLM_EFAILED;
-    if (is_small_copy(bytes, rows)) return small_copy(cu, to, to_pitch, from, from_pitch, bytes, rows);
-    return cuda_check(cu,
-                      cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, bytes, (size_t)rows,
-                                        cudaMemcpyHostToDevice, cu->stream),
-                      "copying in");
-}
-
 static llm_status device_copy_out_rows(struct backend *be, void *to, size_t to_pitch, const void *from,
                                        size_t from_pitch, size_t bytes, int32_t rows)
 {
@@ -387,7 +375,6 @@ static struct device_ops make_device_table(void)
     d.download = device_download;
     d.copy_in = device_copy_in;
     d.copy_out = device_copy_out;
-    d.copy_in_rows = device_copy_in_rows;
     d.copy_out_rows = device_copy_out_rows;
     d.begin_exchange = device_begin_exchange;
     d.fetch = device_fetch;
@@ -397,7 +384,9 @@ static struct device_ops make_device_table(void)
     d.set_mark = device_set_mark;
     d.wait_mark = device_wait_mark;
     d.begin = device_begin;
+    d.intake = cuda_intake;
     d.feed = cuda_feed;
+    d.deliver = cuda_deliver;
     d.sampling = &sampling_table;
     d.record = device_record;
     d.recorded = device_recorded;

@@ -149,6 +149,8 @@ llm_status cuda_embed(struct backend *be, const struct embed_args *a);
 llm_status cuda_rope_kv(struct backend *be, const struct rope_kv_args *a);
 llm_status cuda_gather(struct backend *be, const struct gather_args *a);
 llm_status cuda_logits(struct backend *be, const struct logits_args *a);
+llm_status cuda_intake(struct backend *be, const struct intake_args *a);
+llm_status cuda_deliver(struct backend *be, const struct deliver_args *a);
 llm_status cuda_feed(struct backend *be, const struct feed_args *a);
 llm_status cuda_fill_seats(struct backend *be, const struct seat_fill *fills, int32_t n,
                            const struct seats *seats);
