@@ -34,7 +34,8 @@ LLM_RNG_DEVICE static inline struct rng_block rng_philox_at(uint64_t seed, uint3
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    return (struct rng_block){{c0, c1, c2, c3}};
+    struct rng_block block = {{c0, c1, c2, c3}};
+    return block;
 }
 
 LLM_RNG_DEVICE static inline struct rng_block rng_philox(uint64_t seed, uint32_t stream, uint64_t position)

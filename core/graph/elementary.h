@@ -18,7 +18,7 @@ union bits {
 static inline float exp_core(float x)
 {
     const float magic = 0x1.8p23f; /* adding it rounds to an integer, found in the low bits */
-    union bits v = {.f = x}, z, scale, y;
+    union bits v = {x}, z, scale, y;
     int32_t in_range = -((v.i & 0x7fffffff) < 0x42ae0000); /* |x| < 87 */
     v.i &= in_range;
     z.f = v.f * 1.44269504088896341f + magic;
@@ -49,7 +49,7 @@ static inline float exp_large(float x)
 static inline float log_core(float x)
 {
     int32_t tiny = x < FLT_MIN;
-    union bits v = {.f = tiny ? x * 0x1p23f : x}, m;
+    union bits v = {tiny ? x * 0x1p23f : x}, m;
     float e = (float)((v.i >> 23) - 127 - (tiny ? 23 : 0));
     m.i = (v.i & 0x007fffff) | 0x3f800000;
     int32_t high = m.f > 1.41421356f;

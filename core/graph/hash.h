@@ -22,7 +22,8 @@ static inline struct hash_key hash_fold(const double *key, int32_t n)
         struct rng_block b = rng_philox_at(folded, (uint32_t)i, (uint64_t)v, 0x68617368u);
         folded = b.word[0] | (uint64_t)b.word[1] << 32;
     }
-    return (struct hash_key){{(uint32_t)folded, (uint32_t)(folded >> 32)}};
+    struct hash_key whole = {{(uint32_t)folded, (uint32_t)(folded >> 32)}};
+    return whole;
 }
 
 static inline uint32_t hash_mix(uint32_t h)

@@ -165,6 +165,7 @@ static llm_status device_set_mark(struct backend *be, int mark)
     struct cuda_backend *cu = cuda_of(be);
     if (cu->failed) return LLM_EFAILED;
     if (steps_until_fault > 0 && --steps_until_fault == 0) faulty_kernel<<<1, 1, 0, cu->stream>>>();
+    cuda_graphs_reap(cu);
     return cuda_check(cu, cudaEventRecord(cu->marks[mark], cu->stream), "setting a mark");
 }
 
@@ -344,6 +345,7 @@ static void cuda_close(struct backend *be)
     if (cu->stream) cudaStreamSynchronize(cu->stream);
     attention_close(cu);
     linear_close(cu);
+    cuda_graphs_close(cu);
     for (cudaEvent_t mark : cu->marks)
         if (mark) cudaEventDestroy(mark);
     close_exchange(&cu->exchange);
@@ -357,6 +359,13 @@ static struct sampling_ops make_sampling_table(void)
     s.fill_seats = cuda_fill_seats;
     s.adjust = cuda_adjust;
     s.check = cuda_check_rows;
+    s.run_graph = cuda_run_graph;
+    s.graph_compile = cuda_graph_compile;
+    s.graph_close = cuda_graph_close;
+    s.graph_id = cuda_graph_id;
+    s.graph_args_open = cuda_graph_args_open;
+    s.graph_args_close = cuda_graph_args_close;
+    s.graph_args_block = cuda_graph_args_block;
     s.sample = cuda_sample;
     s.candidates = cuda_candidates;
     s.logprobs = cuda_logprobs;
@@ -494,6 +503,7 @@ extern "C" __attribute__((visibility("default"))) llm_status cuda_plugin_open(
     fill_table(&cu->base, options->act_dtype);
     if (options->cache_dir) snprintf(cu->cache_dir, sizeof cu->cache_dir, "%s", options->cache_dir);
     llm_status st = open_device(cu, options, err);
+    if (!st) st = cuda_graphs_open(cu, err);
     if (st)
         cuda_close(&cu->base);
     else

@@ -17,6 +17,7 @@ extern "C" {
 #include <utility>
 
 struct cuda_attention; /* attention.cu's */
+struct cuda_graphs;    /* graph_compile.cu's */
 struct cuda_linear;    /* linear.cu's */
 
 /* Streams beside the queue, one a direction (device.h). */
@@ -38,6 +39,7 @@ struct cuda_backend {
     struct backend_limits limits;
     struct cuda_attention *attention;
     struct cuda_linear *linear;
+    struct cuda_graphs *graphs;
     int failed;
     char failure[512];
     char description[256];
@@ -177,5 +179,22 @@ llm_status cuda_weight_create(struct backend *be, const struct weight_spec *spec
 void cuda_weight_destroy(struct backend *be, struct weight *w);
 size_t cuda_weight_bytes(const struct weight *w);
 llm_status cuda_linear(struct backend *be, const struct linear_args *a);
+
+/* graph_compile.cu, graph_args.cu: policy graphs, as sampling.h says. reap: by the engine's thread, now and
+ * then: frees what was closed and no step can use any more. */
+llm_status cuda_graphs_open(struct cuda_backend *cu, struct llm_error *err);
+void cuda_graphs_close(struct cuda_backend *cu);
+void cuda_graphs_reap(struct cuda_backend *cu);
+llm_status cuda_graph_compile(struct backend *be, const struct graph *graph, int32_t vocab_size,
+                              struct device_graph **out, struct llm_error *err);
+void cuda_graph_close(struct backend *be, struct device_graph *g);
+uint64_t cuda_graph_id(const struct device_graph *g);
+llm_status cuda_graph_args_open(struct backend *be, const struct device_graph *g,
+                                const struct graph_args *args, struct device_graph_args **out,
+                                struct llm_error *err);
+void cuda_graph_args_close(struct backend *be, struct device_graph_args *a);
+const void *cuda_graph_args_block(const struct device_graph_args *a);
+llm_status cuda_run_graph(struct backend *be, const struct device_graph *g, int32_t round,
+                          const struct sample_args *a);
 
 #endif
