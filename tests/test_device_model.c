@@ -1,0 +1,103 @@
+/* The decoder behind a device's tables (host_device.inc.c): staging, recorded steps, seats and stages of
+ * sampling give the tokens that the same model gives on the CPU. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+
+#include "asks.inc.c"
+
+#include "rules.inc.c"
+
+#include "host_device.inc.c"
+
+#include "engine/decoder_model.h"
+
+enum { N_ASKS = 120, MODEL_VOCAB = 192 };
+
+static struct llm_engine_options options_of(void)
+{
+    struct llm_engine_options o;
+    llm_engine_options_init(&o);
+    o.model = TESTS_DIR "/golden/models/llama";
+    o.device = "cpu";
+    o.dtype = "float32";
+    o.skip_tokenizer_init = 1;
+    o.threads = 1;
+    o.block_size = 16;
+    o.max_model_len = 256;
+    o.max_num_seqs = 24;
+    o.max_num_batched_tokens = 96;
+    o.kv_cache_memory = 3 << 20;
+    return o;
+}
+
+static struct llm_engine *open_on_cpu(void)
+{
+    struct llm_engine_options o = options_of();
+    struct llm_engine *e;
+    struct llm_error err = {0};
+    if (llm_engine_open(&o, &e, &err)) fail_msg("%s", err.message);
+    return e;
+}
+
+static struct llm_engine *open_on_device(void)
+{
+    struct llm_engine_options o = options_of();
+    struct engine_config config;
+    struct engine_model model;
+    struct llm_model_info info;
+    struct llm_engine *e;
+    struct llm_error err = {0};
+    struct pool *pool;
+    struct backend *be = host_device_open(MODEL_VOCAB);
+    if (pool_open(1, &pool, &err)) fail_msg("%s", err.message);
+    if (decoder_model_open_on(be, pool, &o, &config, &info, &model, &err)) fail_msg("%s", err.message);
+    if (engine_start(&config, &model, &e, &err)) fail_msg("%s", err.message);
+    return e;
+}
+
+static void the_same_as_on_the_cpu(void **state)
+{
+    (void)state;
+    static struct ask want[N_ASKS], got[N_ASKS];
+    luck = 29;
+    for (int32_t i = 0; i < N_ASKS; i++) {
+        struct ask *a = &want[i];
+        think_of(a, i);
+        int32_t kind = i / 20 % 4; /* plain, all of them, policies, and those that the host must sample */
+        for (int32_t k = below(3); k > 0 && kind; k--) ask_for_more(a, below(kind == 3 ? 7 : 5));
+        if (kind < 2 || chance(40)) continue;
+        do {
+            a->may_fail = 0;
+            choose_policies(a);
+        } while (a->may_fail);
+    }
+    struct llm_engine *cpu = open_on_cpu();
+    add_policies(cpu, MODEL_VOCAB);
+    run_all(cpu, want, N_ASKS, 30, 0);
+    expect_rest(cpu);
+    llm_engine_close(cpu);
+    for (int cancels = 0; cancels < 2; cancels++) {
+        memcpy(got, want, sizeof got);
+        ask_again(got, N_ASKS);
+        struct llm_engine *e = open_on_device();
+        add_policies(e, MODEL_VOCAB);
+        run_all(e, got, N_ASKS, 30, cancels);
+        for (int32_t i = 0; i < N_ASKS; i++) compare(&want[i], &got[i], cancels, "device", i);
+        expect_rest(e);
+        assert_true(host->n_replays > 100 && host->n_fills > 20 && host->n_fetches > 20);
+        print_message("%d recordings, %d replays, %d fills, %d rows fetched\n", host->n_recordings,
+                      host->n_replays, host->n_fills, host->n_fetches);
+        llm_engine_close(e);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(the_same_as_on_the_cpu)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
