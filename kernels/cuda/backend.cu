@@ -119,6 +119,7 @@ static llm_status device_copy_out_rows(struct backend *be, void *to, size_t to_p
 {
     struct cuda_backend *cu = cuda_of(be);
     if (cu->failed) return LLM_EFAILED;
+    if (is_small_copy(bytes, rows)) return small_copy(cu, to, to_pitch, from, from_pitch, bytes, rows);
     return cuda_check(cu,
                       cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, bytes, (size_t)rows,
                                         cudaMemcpyDeviceToHost, cu->stream),
