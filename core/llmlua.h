@@ -207,8 +207,9 @@ llm_status llm_detokenize(const struct llm_tokenizer *tokenizer, const int32_t *
  * names a token has chosen; if none does, a draw. Log-probabilities are those of the raw row. A hook that is
  * null costs nothing, nor does a policy to requests that do not name it.
  *
- * begin, logits, candidates and done are called on the engine's thread, graphs run on its workers: whatever a
- * hook waits for, all requests wait for. A hook that fails ends its request with FINISH_ERROR and no other.
+ * begin, logits, candidates and done are called on the engine's thread, graphs run on its workers or on its
+ * device: whatever a hook waits for, all requests wait for. A hook that fails ends its request with
+ * FINISH_ERROR and no other.
  */
 
 struct graph;      /* graph/graph.h */
@@ -274,7 +275,8 @@ struct llm_policy {
 
 /* Makes this what requests submitted from now on get by this name; those before it keep what they have.
  * The engine takes the policy if the call succeeds. Errors: LLM_EINVAL, LLM_ENOMEM, LLM_EFULL (requests
- * still use LLM_MAX_POLICY_GENERATIONS former ones). Any thread, as all of these. */
+ * still use LLM_MAX_POLICY_GENERATIONS former ones). Any thread, as all of these. For a GPU the graph is
+ * compiled first, which takes up to a second if it was never compiled before. */
 llm_status llm_policy_add(struct llm_engine *engine, const struct llm_policy *policy, int32_t *generation,
                           struct llm_error *err);
 /* The generation before the active one serves again; a few are kept. Errors: LLM_ENOENT. */

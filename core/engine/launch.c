@@ -179,8 +179,11 @@ static void take(const struct step *step, const struct step_row *row, const stru
 llm_status launch_collect(struct llm_engine *e, struct step *step, struct llm_error *err)
 {
     struct device_results results;
+    int64_t began = clock_ns();
     llm_status status = e->model.collect(e->model.self, step->mark, &results, err);
-    pace_learn(&e->pace, step->n_tokens, step->launched, clock_ns());
+    int64_t now = clock_ns();
+    e->wait_ns += (uint64_t)(now - began);
+    pace_learn(&e->pace, step->n_tokens, step->launched, now);
     if (status) return status;
     for (int32_t i = 0; i < step->n; i++) {
         const struct step_row *row = &step->rows[i];
