@@ -192,6 +192,39 @@ static llm_status host_begin(struct backend *be, const struct step_shape *shape)
     return LLM_OK;
 }
 
+static void host_run_intake(void *args)
+{
+    const struct intake_args *a = args;
+    const char *from = a->from[*a->turn];
+    for (int32_t i = 0; i < a->n_pieces; i++)
+        memcpy(a->to + a->pieces[i].offset, from + a->pieces[i].offset, a->pieces[i].bytes);
+    const int32_t *table = (const int32_t *)(const void *)(from + a->table), width = table[0];
+    for (int32_t i = 0; i < a->n_rows; i++)
+        memcpy(a->to + a->table + sizeof(int32_t) * (size_t)i * (size_t)a->table_stride,
+               table + INTAKE_TABLE_HEAD + (size_t)i * (size_t)width, sizeof(int32_t) * (size_t)width);
+}
+
+static llm_status host_intake(struct backend *be, const struct intake_args *a)
+{
+    (void)be;
+    host_put(host_run_intake, a, sizeof *a);
+    return LLM_OK;
+}
+
+static void host_run_deliver(void *args)
+{
+    const struct deliver_args *a = args;
+    memcpy(a->to[*a->turn], a->from, a->bytes);
+    *a->turn = !*a->turn;
+}
+
+static llm_status host_deliver(struct backend *be, const struct deliver_args *a)
+{
+    (void)be;
+    host_put(host_run_deliver, a, sizeof *a);
+    return LLM_OK;
+}
+
 static void host_run_feed(void *args)
 {
     const struct feed_args *a = args;
@@ -681,7 +714,6 @@ static const struct device_ops host_ops = {.memory_left = host_memory_left,
                                            .download = host_copy_now,
                                            .copy_in = host_copy,
                                            .copy_out = host_copy,
-                                           .copy_in_rows = host_copy_rows,
                                            .copy_out_rows = host_copy_rows,
                                            .begin_exchange = host_begin_exchange,
                                            .fetch = host_fetch,
@@ -691,7 +723,9 @@ static const struct device_ops host_ops = {.memory_left = host_memory_left,
                                            .set_mark = host_set_mark,
                                            .wait_mark = host_wait_mark,
                                            .begin = host_begin,
+                                           .intake = host_intake,
                                            .feed = host_feed,
+                                           .deliver = host_deliver,
                                            .sampling = &host_sampling,
                                            .record = host_record,
                                            .recorded = host_recorded,
