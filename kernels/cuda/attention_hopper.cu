@@ -133,8 +133,10 @@ __device__ __forceinline__ void consume(const struct attention_call &a, const st
         struct ring_place<layout::Q_STAGES> q_before = g.q;
         if (Q_KEPT)
             g.q.next();
-        else
+        else {
+            __syncwarp(); /* all lanes have read the item, which lies there too */
             release(bar.q_empty, g.q);
+        }
         barrier_wait(bar.q_full + 8 * g.q.stage, g.q.phase);
         const struct hopper_item next = items[g.q.stage];
         if (!next.n_tiles) {

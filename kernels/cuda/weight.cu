@@ -249,8 +249,14 @@ static llm_status alloc_blocks(struct cuda_backend *cu, struct cuda_linear *l, s
     for (int32_t i = 0; i < w->n_blocks; i++) {
         struct weight_block *b = &w->block[i];
         b->data = cu->base.alloc(&cu->base, b->bytes);
-        if (!b->data)
-            return llm_fail(err, LLM_ENOMEM, "no device memory for a weight of %zu bytes", b->bytes);
+        if (!b->data) {
+            size_t total, left = cu->base.device->memory_left(&cu->base, &total);
+            return llm_fail(
+                err, LLM_ENOMEM,
+                "no device memory for a weight of %zu MiB: %zu of %zu MiB are left; the model is too "
+                "large for this device, or something else is on it",
+                b->bytes >> 20, left >> 20, total >> 20);
+        }
         if (b->format == FORMAT_DENSE || l->dense) continue;
         l->dense = cu->base.alloc(&cu->base, DENSE_BYTES);
         if (!l->dense)

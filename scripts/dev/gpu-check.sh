@@ -4,14 +4,14 @@
 # Prints a line a check, what a failed check said, and a summary; logs are OUT/NAME.log. Runs in a bundle
 # (scripts/dev/bundle.sh --tests) or in a built tree.
 # usage: scripts/dev/gpu-check.sh [--quick] [PART…]
-#   parts: tests models gguf greedy soak failure sanitizer baseline kernels bench trace serve; default: all
+#   parts: tests models gguf greedy soak failure sanitizer baseline kernels bench load trace serve; default: all
 #   MODEL: a GGUF file for greedy; default: models/SmolLM2-135M-Instruct.Q4_1.gguf
 set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 out=${OUT:-.}
 quick=0
 if [ "${1:-}" = --quick ]; then quick=1; shift; fi
-parts=("$@"); [ $# -gt 0 ] || parts=(tests models gguf greedy soak failure sanitizer baseline kernels bench trace serve)
+parts=("$@"); [ $# -gt 0 ] || parts=(tests models gguf greedy soak failure sanitizer baseline kernels bench load trace serve)
 
 if [ -d "$root/bin" ]; then bin=$root/bin; tests=$root/tests; gpu=$bin; bench=$bin; lib=$root/lib; else
   bin=$root/build; tests=$root/tests/gpu; gpu=$bin/gpu; bench=$bin; lib=$gpu; fi
@@ -54,7 +54,10 @@ sanitizer() {
   done
   check memcheck-llmlua sanitize memcheck "$bin/llmlua" bench.lua --config "$tests/shapes/tiny" --device cuda \
     --mode batch --batch 5 --n-gen 8 --reps 1
-  check racecheck-test_cuda_rows sanitize racecheck "$gpu/test_cuda_rows" --small
+  # Shared memory alone, and slow: one test each.
+  check racecheck-test_cuda_attention sanitize racecheck "$gpu/test_cuda_attention" --small "*page*"
+  check racecheck-test_cuda_linear sanitize racecheck "$gpu/test_cuda_linear" --small "*replays*"
+  check racecheck-test_cuda_rows sanitize racecheck "$gpu/test_cuda_rows" --small "*rotations*"
 }
 
 greedy() {
@@ -98,12 +101,14 @@ for part in "${parts[@]}"; do
     gguf) check gguf gguf; check gguf-float32 gguf --dtype float32 ;;
     greedy) greedy ;;
     soak) check soak soak ;;
-    failure) check failure timeout 100 "$bin/llmlua" "$tests/failure.lua" --config "$tests/shapes/tiny" ;;
+    failure) check failure timeout 100 "$bin/llmlua" "$tests/failure.lua" --config "$tests/shapes/tiny" \
+               --large "$tests/shapes/llama-3.1-8b" ;;
     sanitizer) sanitizer ;;
     baseline) baseline ;;
     kernels) for b in "$bench"/bench_cuda_*; do timeout 200 "$b"; done ;;
     bench) "$bin/llmlua" "$tests/bench_engine.lua" --config "$tests/shapes/llama-3.1-8b" --device cuda \
              --json-file "$JSON" $([ $quick = 1 ] && echo --quick) ;;
+    load) check load timeout 300 python3 "$tests/bench_load.py" "$bin/llmlua" "$tests/shapes/llama-3.1-8b" 8; cat "$out/load.log" ;;
     trace) timeline ;;
     serve) python3 "$tests/bench_serve.py" "$bin/llmlua" "$root/scripts/serve.lua" "$tests/shapes/llama-3.1-8b" ;;
     *) echo "gpu-check.sh: no part $part"; exit 2 ;;

@@ -2,7 +2,10 @@
 -- Memory settings are looked up with nvidia-smi. Ends with one line; exit code 1: something was not as it should be.
 local ffi = require "ffi"
 local llm = require "llm"
-local opts = llm.options(arg, { { name = "config", type = "path", help = "directory with a config.json" } })
+local opts = llm.options(arg, {
+  { name = "config", type = "path", help = "directory with a config.json" },
+  { name = "large", type = "path", help = "another one, of a model that can use all of the memory" },
+})
 local GIB = 2 ^ 30
 
 local wrong, n = 0, 0
@@ -45,13 +48,14 @@ expect("3 GiB of KV pages", bytes <= 3 * GIB and bytes > 3 * GIB - 2 * info.bloc
 e:close()
 
 for _, share in ipairs{ 0.25, 0.5 } do
-  e, message = try{ gpu_memory_utilization = share }
+  e, message = try{ model = opts.large, max_num_seqs = 256, max_model_len = 32768, gpu_memory_utilization = share }
   expect("an engine with a share of the memory", e, message)
   local used = device_memory()
   e:close()
   if used and total then
     expect("gpu_memory_utilization " .. share, used <= share * total * 1.01 and used >= share * total - 2 * GIB,
       used / total)
+    print(("  gpu_memory_utilization %g: %.3f of the memory is used"):format(share, used / total))
   end
 end
 local after = device_memory()
