@@ -53,7 +53,7 @@ sanitizer() {
     check "synccheck-$(basename "$t")" sanitize synccheck "$t" --small
   done
   check memcheck-llmlua sanitize memcheck "$bin/llmlua" bench.lua --config "$tests/shapes/tiny" --device cuda \
-    --mode batch --batch 5 --n-gen 8 --reps 1
+    --kv-cache-memory 1GiB --mode batch --batch 5 --n-gen 8 --reps 1
   # Shared memory alone, and slow: one test each.
   check racecheck-test_cuda_attention sanitize racecheck "$gpu/test_cuda_attention" --small "*page*"
   check racecheck-test_cuda_linear sanitize racecheck "$gpu/test_cuda_linear" --small "*replays*"
