@@ -30,6 +30,7 @@ local load_start = llm.now()
 local engine = llm.try(llm.engine, opts)
 local load_seconds = llm.now() - load_start
 local info = engine:info()
+if info.backend ~= "cpu" then bandwidth = nil end -- that of the host's memory, where no weights are
 
 -- ---- tools ---------------------------------------------------------------------------------------------------
 
@@ -65,7 +66,7 @@ local function repeated(f)
   for i = 1, opts.reps do rates[i], traffic[i] = f() end
   local gb_s = quantile(traffic, 0.5)
   return { tok_s = quantile(rates, 0.5), tok_s_reps = llm.json.array(rates), gb_s = gb_s,
-           bandwidth_gb_s = bandwidth, bandwidth_share = gb_s / bandwidth }
+           bandwidth_gb_s = bandwidth, bandwidth_share = bandwidth and gb_s / bandwidth }
 end
 
 -- ---- what is measured ----------------------------------------------------------------------------------------
@@ -184,7 +185,7 @@ measure["serve-sim"] = function(report)
   report {
     requests = opts.requests, rate = opts.rate, n_prompt = opts.n_prompt, n_gen = opts.n_gen, seconds = seconds,
     requests_s = opts.requests / seconds, tok_s = n_out / seconds, prompt_tok_s = n_in / seconds, gb_s = gb_s,
-    bandwidth_gb_s = bandwidth, bandwidth_share = gb_s / bandwidth,
+    bandwidth_gb_s = bandwidth, bandwidth_share = bandwidth and gb_s / bandwidth,
     ttft_ms_p50 = 1e3 * quantile(waits, 0.5), ttft_ms_p99 = 1e3 * quantile(waits, 0.99),
     itl_ms_p50 = 1e3 * quantile(gaps, 0.5), itl_ms_p99 = 1e3 * quantile(gaps, 0.99),
     preemptions = after.n_preemptions - before.n_preemptions, n_blocks_peak = after.n_blocks_peak,
@@ -227,9 +228,9 @@ local function print_row(...)
 end
 
 if not opts.json then
-  print(("%s  %s, %d threads; memory reads at %.1f GB/s; loaded in %.2f s\n"):format(opts.model, info.isa or
-    info.backend, info.threads, bandwidth, load_seconds))
-  print_row("test", "tok/s", "GB/s", "of memory", "")
+  print(("%s  %s, %d threads;%s loaded in %.2f s\n"):format(opts.model, info.isa or info.backend, info.threads,
+    bandwidth and (" memory reads at %.1f GB/s;"):format(bandwidth) or "", load_seconds))
+  print_row("test", "tok/s", "GB/s", bandwidth and "of memory" or "", "")
 end
 for _, mode in ipairs(opts.mode or { "prefill", "decode" }) do
   measure[mode](function(result)
@@ -238,7 +239,7 @@ for _, mode in ipairs(opts.mode or { "prefill", "decode" }) do
       io.flush()
     else
       print_row(test_name(mode, result), ("%.1f"):format(result.tok_s), ("%.1f"):format(result.gb_s),
-        ("%.0f%%"):format(100 * result.bandwidth_share), details(result))
+        bandwidth and ("%.0f%%"):format(100 * result.bandwidth_share) or "", details(result))
     end
   end)
 end
