@@ -34,7 +34,10 @@ static struct backend *open_cuda(enum llm_dtype act_dtype)
 
 static void set_path(struct backend *be, enum path path)
 {
-    void *plugin = dlopen("libllmlua_cuda.so", RTLD_NOW | RTLD_NOLOAD);
+    const char *dir = getenv("LLMLUA_PLUGINS");
+    char file[1024];
+    snprintf(file, sizeof file, "%s%slibllmlua_cuda.so", dir ? dir : "", dir ? "/" : "");
+    void *plugin = dlopen(file, RTLD_NOW | RTLD_NOLOAD);
     assert_non_null(plugin);
     void (*set)(struct backend *, int) =
         (void (*)(struct backend *, int))dlsym(plugin, "cuda_plugin_linear_path");
