@@ -44,7 +44,12 @@ struct verdict {
 #define SUMS(half, slot)  ((double *)(shared_memory() + AT_SUMS) + ((half)*N_SUMS + (slot)) * N_BLOCKS)
 #define FOUND(half, slot) ((word64 *)(shared_memory() + AT_FOUND) + ((half)*N_FOUND + (slot)) * MOST_RANKS)
 #define PARTS(slot)       ((word64 *)(shared_memory() + AT_PARTS) + (slot)*32)
-#define BINS              ((uint32_t *)(shared_memory() + AT_BINS)) /* [2][N_BINS] low words, high words */
+
+/* Of a selection: bins [2][N_BINS], low words and high words; and a list. */
+#define BINS         ((uint32_t *)(shared_memory() + AT_BINS))
+#define LIST_SIZE    ((uint32_t *)(shared_memory() + AT_LIST_SIZE))
+#define LIST_KEYS    ((uint32_t *)(shared_memory() + AT_LIST_KEYS))
+#define LIST_WEIGHTS ((word64 *)(shared_memory() + AT_LIST_WEIGHTS))
 
 /* ---- the cluster --------------------------------------------------------------------------------------- */
 
@@ -144,8 +149,8 @@ static __device__ __forceinline__ uint32_t pull(const uint32_t *p, int)
 static __device__ __forceinline__ void begin_kernel() {}
 #endif
 
-/* Past the first-level cache: a table changes from row to row. */
-static __device__ __forceinline__ uint32_t load_table(const uint32_t *p)
+/* Of what this kernel itself writes to memory: past the first-level cache, and where it stands. */
+static __device__ __forceinline__ uint32_t load_word(const uint32_t *p)
 {
     uint32_t v;
     asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(v) : "l"(p));
@@ -168,10 +173,13 @@ static __device__ __forceinline__ void cluster_sync(const struct row &r)
 /* The 32 tokens of a lane, UNROLL at a time: i is always a token, `in` says whether it is the lane's. */
 #define STEPS    _Pragma("unroll 1") for (int step = 0; step < 32; step += UNROLL)
 #define ELEMENTS _Pragma("unroll") for (int u = 0; u < UNROLL; u++)
-#define ELEMENT(i, in)                                                                                       \
-    const int own_##i = tile * TILE + (LANE / 16) * 512 + LANE % 16 + (step + u) * 16;                       \
+#define ELEMENT_AT(i, in, k)                                                                                 \
+    const int own_##i = tile * TILE + (k);                                                                   \
     const bool in = own_##i < VOCAB;                                                                         \
     const int i = in ? own_##i : VOCAB - 1
+/* As sums want it; and as memory does, where there is none. */
+#define ELEMENT_IN_LANES(i, in) ELEMENT_AT(i, in, LANE / 16 * 512 + LANE % 16 + (step + u) * 16)
+#define ELEMENT(i, in)          ELEMENT_AT(i, in, LANE + (step + u) * 32)
 
 static __device__ __forceinline__ uint32_t ordered(float v)
 {
@@ -239,6 +247,15 @@ static __device__ __noinline__ double add_up(const double *sums)
 #pragma unroll 8
     for (int b = 0; b < N_BLOCKS; b++) sum += sums[b];
     return sum;
+}
+
+/* By all threads. */
+static __device__ __forceinline__ double add_up_once(const struct row &r, int slot)
+{
+    double *whole = (double *)(shared_memory() + AT_WHOLE);
+    if (WARP == 0) *whole = add_up(SUMS(r.half ^ 1, slot));
+    __syncthreads();
+    return *whole;
 }
 
 static __device__ __forceinline__ double total(const struct row &r, int slot)
@@ -312,41 +329,72 @@ static __device__ __forceinline__ struct hash_key random_key(const struct row &r
     return k;
 }
 
-/* As the interpreter: over the sums of 512 tokens, then over the tokens of one; rounding may carry it past
- * their end, then it goes on to the next token with a weight, or back to the last. */
-template <typename F> static __device__ double walk(const double *sums, double left, F weight)
+/* The block of 512 tokens in which `left` runs out; *left becomes what is left there. It is the subtractions
+ * one after the other that take the time: sixteen are done before the sign is looked at, which then is
+ * negative for good, as no sum is. */
+static __device__ __noinline__ int block_at(const double *sums, double *left)
 {
-    int b = 0, last = -1;
-    for (; (b + 1) * 512 < VOCAB && left >= sums[b]; b++) left -= sums[b];
-    for (int begin = b * 512; begin < VOCAB; begin += 32) {
-        const int i = begin + LANE;
-        const float w = i < VOCAB ? weight(i) : 0.0f;
-        for (uint32_t some = __ballot_sync(~0u, w > 0); some; some &= some - 1) {
-            const int lane = __ffs((int)some) - 1;
-            left -= (double)__shfl_sync(~0u, w, lane);
-            last = begin + lane;
-            if (left < 0) return (double)last;
-        }
+    int b = 0;
+    double now = *left;
+    for (; b + 16 < N_BLOCKS; b += 16) {
+        double after = now;
+#pragma unroll
+        for (int k = 0; k < 16; k++) after -= sums[b + k];
+        if (after < 0) break;
+        now = after;
     }
-    for (int begin = b * 512 - 32; last < 0 && begin >= 0; begin -= 32) {
-        const uint32_t some = __ballot_sync(~0u, weight(begin + LANE) > 0);
-        if (some) last = begin + 31 - __clz((int)some);
-    }
-    return (double)last;
+    for (; b + 1 < N_BLOCKS && now >= sums[b]; b++) now -= sums[b];
+    *left = now;
+    return b;
 }
 
-/* By the first warp. bad: some weight is negative or NaN. */
+/* The first of 512 tokens from `begin` on at which `left` runs out; else -1, and *last the last with a
+ * weight. */
+template <typename F> static __device__ int token_at(int begin, double *left, int *last, F weight)
+{
+    for (int at = begin; at < begin + 512 && at < VOCAB; at += 32) {
+        const float w = at + LANE < VOCAB ? weight(at + LANE) : 0.0f;
+        for (uint32_t some = __ballot_sync(~0u, w > 0); some; some &= some - 1) {
+            const int lane = __ffs((int)some) - 1;
+            *left -= (double)__shfl_sync(~0u, w, lane);
+            *last = at + lane;
+            if (*left < 0) return *last;
+        }
+    }
+    return -1;
+}
+
+/* As the interpreter: over the sums of 512 tokens, then over the tokens of one; rounding may carry it past
+ * their end, then it goes on to the next token with a weight, or back to the last. By all threads, which
+ * compute the weights of the block together; the first warp has the token. */
+template <typename F> static __device__ double walk(const double *sums, double left, F weight)
+{
+    float *weights = (float *)(shared_memory() + AT_WEIGHTS);
+    const int b = block_at(sums, &left), begin = b * 512;
+    for (int k = (int)threadIdx.x; k < 512; k += THREADS)
+        weights[k] = begin + k < VOCAB ? weight(begin + k) : 0.0f;
+    __syncthreads();
+    if (WARP != 0) return 0;
+    int last = -1, token = token_at(begin, &left, &last, [&](int i) { return weights[i - begin]; });
+    for (int at = begin + 512; token < 0 && at < VOCAB; at += 512) token = token_at(at, &left, &last, weight);
+    for (int at = begin - 32; token < 0 && last < 0 && at >= 0; at -= 32) {
+        const uint32_t some = __ballot_sync(~0u, weight(at + LANE) > 0);
+        if (some) last = at + 31 - __clz((int)some);
+    }
+    return (double)(token < 0 ? last : token);
+}
+
+/* bad: some weight is negative or NaN. By all threads, alike; the first warp has the token. */
 template <typename F>
 static __device__ double draw(const struct row &r, int node, int site, int sum_slot, int bad_slot, F weight)
 {
+    __syncthreads();
     if (failed()) return 0;
-    const double sum = total(r, sum_slot);
-    if (found<false>(r, bad_slot) || !(sum < (double)INFINITY && sum > -(double)INFINITY)) {
-        fail(GRAPH_DRAW_BAD, node, 0);
-        return 0;
-    }
-    if (!(sum > 0)) {
-        fail(GRAPH_DRAW_EMPTY, node, 0);
+    const double sum = add_up_once(r, sum_slot);
+    const bool bad = found<false>(r, bad_slot) || !(sum < (double)INFINITY && sum > -(double)INFINITY);
+    if (bad || !(sum > 0)) {
+        __syncthreads();
+        if (WARP == 0) fail(bad ? GRAPH_DRAW_BAD : GRAPH_DRAW_EMPTY, node, 0);
         return 0;
     }
     const struct rng_block b = random_block(r, site);
@@ -417,43 +465,106 @@ template <bool counted> static __device__ __noinline__ struct digit find_digit(i
     return *chosen;
 }
 
-/* Walks the elements from the largest down until the weights passed reach `need`, and gives where it ends:
- * radix selection, 11 bits of the elements a sweep. weigh(i, &x): the weight of element x of token i; 0: it
- * does not count. Weights are integers, so that their sums do not depend on the order. */
-template <bool counted, typename F> static __device__ double select(const struct row &r, word64 need, F weigh)
+/* Elements of a selection, and their weights, that this block remembers: all it has met, unless there were
+ * more than there is room for. */
+static __device__ __forceinline__ void remember(uint32_t x, word64 w)
 {
-    uint32_t prefix = 0;
-#pragma unroll 1
-    for (int shift = 21; shift >= -1; shift -= 11) {
-        const int low = shift < 0 ? 0 : shift;
-        const int bits = shift < 0 ? 10 : 11;
-        for (int b = (int)threadIdx.x; b < (counted ? 1 : 2) * N_BINS; b += THREADS) BINS[b] = 0;
-        __syncthreads();
-        TILES(r) STEPS
+    if (*(volatile uint32_t *)LIST_SIZE > N_LIST) return;
+    const uint32_t at = atomicAdd(LIST_SIZE, 1u);
+    if (at >= N_LIST) return;
+    LIST_KEYS[at] = x;
+    if (LIST_HAS_WEIGHTS) LIST_WEIGHTS[at] = w;
+}
+
+/* What a level of a selection looks at: elements x with x >> top == prefix (top 32: all), by the `bits` bits
+ * from `low` on; those from `least` on are remembered. */
+struct level {
+    uint32_t prefix, least;
+    int top, low, bits;
+};
+
+static __device__ __forceinline__ bool is_inside(const struct level &l, uint32_t x)
+{
+    return l.top == 32 || x >> l.top == l.prefix;
+}
+
+static __device__ __forceinline__ uint32_t bin_of(const struct level &l, uint32_t x)
+{
+    return x >> l.low & ((1u << l.bits) - 1);
+}
+
+template <bool counted, typename F>
+static __device__ __forceinline__ void sweep_level(const struct row &r, const struct level &l, F weigh)
+{
+    TILES(r) STEPS
+    {
+        uint32_t x[UNROLL];
+        word64 w[UNROLL];
+        ELEMENTS
         {
-            uint32_t x[UNROLL];
-            word64 w[UNROLL];
-            ELEMENTS
-            {
-                ELEMENT(i, in);
-                float v = 0;
-                w[u] = weigh(i, &v);
-                x[u] = ordered(v);
-                if (!in || (low + bits < 32 && x[u] >> (low + bits) != prefix)) w[u] = 0;
-            }
-            ELEMENTS
-            {
-                if (w[u]) add_to_bin<counted>(x[u] >> low & ((1u << bits) - 1), w[u]);
-            }
+            ELEMENT(i, in);
+            float v = 0;
+            w[u] = weigh(i, &v);
+            x[u] = ordered(v);
+            if (!in || !is_inside(l, x[u])) w[u] = 0;
         }
+        ELEMENTS
+        {
+            if (!w[u]) continue;
+            add_to_bin<counted>(bin_of(l, x[u]), w[u]);
+            if (x[u] >= l.least) remember(x[u], w[u]);
+        }
+    }
+}
+
+template <bool counted> static __device__ void list_level(const struct level &l)
+{
+    for (int k = (int)threadIdx.x; k < (int)*LIST_SIZE; k += THREADS)
+        if (is_inside(l, LIST_KEYS[k]))
+            add_to_bin<counted>(bin_of(l, LIST_KEYS[k]), counted ? 1 : LIST_WEIGHTS[k]);
+}
+
+static __device__ __forceinline__ void clear_bins(int n, bool forget)
+{
+    for (int b = (int)threadIdx.x; b < n; b += THREADS) BINS[b] = 0;
+    if (forget && threadIdx.x == 0) *LIST_SIZE = 0;
+    __syncthreads();
+}
+
+/* Walks the elements from the largest down until the weights passed reach `need`, and gives where it ends:
+ * radix selection, 11 bits of the elements a level. weigh(i, &x): the weight of element x of token i; 0: it
+ * does not count. Weights are integers, so that their sums do not depend on the order. A level sweeps the row
+ * only where what it needs was not remembered: from `guess` on by the first, then what is in its bin. first:
+ * what weighs in the first level. */
+template <bool counted, typename F, typename G>
+static __device__ double select(const struct row &r, word64 need, float guess, F first, G weigh)
+{
+    const int n_bins = (counted ? 1 : 2) * N_BINS;
+    struct level l = {0, ordered(guess), 32, 21, 11};
+    clear_bins(n_bins, true);
+    sweep_level<counted>(r, l, first);
+#pragma unroll 1
+    for (;;) {
         cluster_sync(r);
         const struct digit d = find_digit<counted>(r.n_ranks, need);
         cluster_sync(r);
         if (d.bin < 0) return -(double)INFINITY;
         need = need > d.before ? need - d.before : 1;
-        prefix = prefix << bits | (uint32_t)d.bin;
+        l.prefix = l.prefix << l.bits | (uint32_t)d.bin;
+        if (l.low == 0) return (double)unordered(l.prefix);
+        const bool all = l.low == 10 || l.prefix << 21 >= l.least; /* in the list, if they had room */
+        l.top = l.low;
+        l.low = l.low == 21 ? 10 : 0;
+        l.bits = l.low ? 11 : 10;
+        l.least = 0;
+        const bool listed = all && *LIST_SIZE <= N_LIST;
+        __syncthreads();
+        clear_bins(n_bins, !listed);
+        if (listed)
+            list_level<counted>(l);
+        else
+            sweep_level<counted>(r, l, weigh);
     }
-    return (double)unordered(prefix);
 }
 
 /* Weights of a quantile as integers: multiples of 2^-61 of the sum, rounded to a power of two. */
@@ -480,35 +591,45 @@ static __device__ __forceinline__ word64 quantile_weight(float x, float w, doubl
 
 /* ---- one element --------------------------------------------------------------------------------------- */
 
+/* As exp_core and exp_large, of which one polynomial does for both. */
 static __device__ __forceinline__ float exp_element(float x)
 {
-    return x < 87.0f ? exp_core(x) : exp_large(x);
+    const bool large = !(x < 87.0f);
+    const float y = exp_core(large ? x - 2 : x);
+    const float above = x < 88.7228394f ? y * 7.38905609893f : INFINITY;
+    return large ? x != x ? x : above : y;
 }
 
 static __device__ __forceinline__ bool has_bit(const uint32_t *bits, int i)
 {
-    return bits[i / 32] >> (i % 32) & 1;
+    return __ldg(bits + i / 32) >> (i % 32) & 1;
 }
 
 static __device__ __forceinline__ float scattered(const struct graph_arg &a, int i)
 {
-    const uint32_t word = a.bits[i / 32], below = (1u << (i % 32)) - 1;
+    const uint32_t word = __ldg(a.bits + i / 32), below = (1u << (i % 32)) - 1;
     return word >> (i % 32) & 1 ? a.values[a.ranks[i / 32] + __popc(word & below)] : 0.0f;
 }
 
 static __device__ __forceinline__ float in_prompt(const struct row &r, int i)
 {
-    return r.counts[i] & SEAT_IN_PROMPT ? 1.0f : 0.0f;
+    return __ldcg(r.counts + i) & SEAT_IN_PROMPT ? 1.0f : 0.0f;
 }
 
 static __device__ __forceinline__ float in_output(const struct row &r, int i)
 {
-    return (float)(r.counts[i] & ~SEAT_IN_PROMPT);
+    return (float)(__ldcg(r.counts + i) & ~SEAT_IN_PROMPT);
+}
+
+/* A row that an earlier sweep has left where the result will be. */
+static __device__ __forceinline__ float load_kept(const struct row &r, int i)
+{
+    return __uint_as_float(load_word((const uint32_t *)r.out + i));
 }
 
 static __device__ __forceinline__ float in_table(const struct row &r, int table, int i)
 {
-    return (float)load_table(r.tables + (size_t)table * VOCAB + i);
+    return (float)load_word(r.tables + (size_t)table * VOCAB + i);
 }
 
 /* The line of a state; null: it accepts nothing. */
@@ -519,7 +640,7 @@ static __device__ __forceinline__ const int32_t *line_of(const struct graph_arg 
 
 static __device__ __forceinline__ bool accepts(const struct graph_arg &a, const int32_t *line, int i)
 {
-    return line && line[a.class_of[i]] >= 0;
+    return line && __ldg(line + __ldg(a.class_of + i)) >= 0;
 }
 
 /* ---- numbers and arrays: by the first warp, all lanes alike ----------------------------------------------
@@ -652,23 +773,25 @@ static __device__ __forceinline__ struct row begin_rows(const struct graph_launc
 static __device__ bool begin_row(struct row &r, const struct sample_args &a, const struct graph_launch &l,
                                  int index, int n_variables)
 {
+    /* All that does not depend on each other is asked for at once. */
     const struct sample_row *p = &a.rows[index];
-    const struct graph_link *link = &a.links[index * SAMPLE_MAX_ROUNDS + l.round];
-    if (p->slot < 0 || p->seat < 0 || link->graph != l.id) return false;
-    if (a.out[index].flags & (SAMPLED_BARREN | SAMPLED_CHOSEN | SAMPLED_FAILED)) return false;
-    const size_t seat = (size_t)p->seat;
-    r.variables = a.seats.variables + seat * SEAT_VARIABLES + link->variables;
-    if (link->forgiving && r.variables[n_variables] != 0) return false;
+    const struct graph_link link = a.links[index * SAMPLE_MAX_ROUNDS + l.round];
+    const uint32_t flags = a.out[index].flags;
+    const int slot = p->slot, seat = p->seat;
     r.index = index;
     r.p = p;
     r.at = a.state[index].at;
-    float *work = a.seats.work + 2 * seat * VOCAB;
-    r.out = r.at == work ? work + VOCAB : work;
-    r.args = (const struct graph_arg *)link->args;
-    r.history = a.seats.history + seat * (size_t)a.seats.max_len;
     r.n_history = (int)p->position;
+    r.args = (const struct graph_arg *)link.args;
+    if (slot < 0 || seat < 0 || link.graph != l.id) return false;
+    if (flags & (SAMPLED_BARREN | SAMPLED_CHOSEN | SAMPLED_FAILED)) return false;
+    r.variables = a.seats.variables + (size_t)seat * SEAT_VARIABLES + link.variables;
     r.n_prompt = a.seats.seat[seat].n_prompt;
-    r.counts = a.seats.counts + seat * VOCAB;
+    if (link.forgiving && r.variables[n_variables] != 0) return false;
+    float *work = a.seats.work + 2 * (size_t)seat * VOCAB;
+    r.out = r.at == work ? work + VOCAB : work;
+    r.history = a.seats.history + (size_t)seat * (size_t)a.seats.max_len;
+    r.counts = a.seats.counts + (size_t)seat * VOCAB;
     __syncthreads();
     if (threadIdx.x == 0) VERDICT->failure = GRAPH_RAN;
     __syncthreads();

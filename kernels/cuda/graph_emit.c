@@ -12,7 +12,11 @@ enum {
     MOST_LINES = 30000,
     MOST_RANKS = 8,
     N_BINS = 2048,
-    LONG_ELEMENT = 14 /* operations an element, from which on fewer are unrolled */
+    N_LIST = 2048,
+    CHEAP = 16, /* instructions an element: the fewer, the more elements are unrolled */
+    DEAR = 100,
+    LOAD_PRICE = 4, /* instructions, of a kept element */
+    KEEP_PRICE = 16
 };
 
 /* ---- sweeps -------------------------------------------------------------------------------------------- */
@@ -128,12 +132,15 @@ static void emit_finish(struct emitter *e, const struct sweep *s, int32_t k)
     const int32_t node = s->nodes[k], slot = s->found[k];
     const struct graph_node *n = emit_node(e, node);
     if (n->op == GRAPH_OP_draw) {
+        e->keeping = COMPUTES; /* other threads have kept it */
         emit_want_nothing(e);
         emit_want(e, n->args[0]);
         emit_begin_scope(e);
         emit_row_function(e, n->args[0]);
-        EMIT(e, "        if (WARP == 0)\n            NUM(%d) = draw(r, %d, %d, %d, %d, row%d);\n",
-             e->num_at[node], node, n->index, s->sum[k], slot, n->args[0]);
+        EMIT(e, "        const double token = draw(r, %d, %d, %d, %d, row%d);\n", node, n->index, s->sum[k],
+             slot, n->args[0]);
+        EMIT(e, "        if (WARP == 0) NUM(%d) = token;\n", e->num_at[node]);
+        e->draws = 1;
         emit_end_scope(e);
         return;
     }
@@ -156,6 +163,18 @@ static void emit_finish(struct emitter *e, const struct sweep *s, int32_t k)
     }
 }
 
+/* A sweep that any run makes: what it keeps is there for all that come after it. */
+static void begin_keeping(struct emitter *e)
+{
+    e->keeping = e->is_kept ? LOADS : KEEPS;
+}
+
+static void end_keeping(struct emitter *e)
+{
+    if (e->kept >= 0 && e->wanted[e->kept]) e->is_kept = 1;
+    e->keeping = COMPUTES;
+}
+
 static void emit_sweep(struct emitter *e, const struct sweep *s)
 {
     emit_want_nothing(e);
@@ -163,6 +182,7 @@ static void emit_sweep(struct emitter *e, const struct sweep *s)
         const struct graph_node *n = emit_node(e, s->nodes[k]);
         emit_want(e, n->op == GRAPH_OP_quantile ? n->args[1] : n->args[0]);
     }
+    begin_keeping(e);
     emit_begin_scope(e);
     for (int32_t k = 0; k < s->n; k++) {
         EMIT(e, "        /* %%%d: %s */\n", s->nodes[k], graph_op_table[emit_node(e, s->nodes[k])->op].name);
@@ -170,7 +190,8 @@ static void emit_sweep(struct emitter *e, const struct sweep *s)
     }
     EMIT(e, "        TILES(r)\n        {\n");
     for (int32_t i = 0; i < s->n_sums; i++) EMIT(e, "            float sum%d = 0;\n", i);
-    EMIT(e, "            STEPS ELEMENTS\n            {\n            ELEMENT(i, in);\n");
+    EMIT(e, "            STEPS ELEMENTS\n            {\n            %s(i, in);\n",
+         s->n_sums ? "ELEMENT_IN_LANES" : "ELEMENT");
     emit_elements(e);
     for (int32_t k = 0; k < s->n; k++) emit_gathering(e, s, k);
     EMIT(e, "            }\n");
@@ -180,6 +201,7 @@ static void emit_sweep(struct emitter *e, const struct sweep *s)
         if (s->found[k] >= 0) emit_note(e, emit_node(e, s->nodes[k]), s->found[k]);
     EMIT(e, "        meet(r, %d, 0x%xu);\n", s->n_found, (unsigned)s->added);
     emit_end_scope(e);
+    end_keeping(e);
     int draws = 0;
     for (int32_t k = 0; k < s->n; k++) {
         emit_finish(e, s, k);
@@ -192,51 +214,60 @@ static void emit_sweep(struct emitter *e, const struct sweep *s)
 
 /* ---- selections ---------------------------------------------------------------------------------------- */
 
-static void emit_kth(struct emitter *e, int32_t node)
+/* weigh<level>: the function that select calls in the first level, or in the others. */
+static void emit_weigher(struct emitter *e, const struct graph_node *n, const char *level)
 {
-    const struct graph_node *n = emit_node(e, node);
+    emit_want_nothing(e);
     emit_want(e, n->args[0]);
-    emit_begin_scope(e);
-    EMIT(e, "        /* %%%d: kth */\n        const double k = floor(", node);
-    emit_put_num(e, n->args[1]);
-    EMIT(e, ");\n        double value = -(double)INFINITY;\n");
-    EMIT(e, "        if (k >= 1 && k <= VOCAB) value = select<true>(r, (word64)k, [&](int i, float *x) -> "
-            "word64 {\n");
-    emit_elements(e);
-    EMIT(e, "            *x = e%d;\n            return e%d > LOWEST_ROW;\n        });\n", n->args[0],
-         n->args[0]);
-}
-
-static void emit_quantile(struct emitter *e, int32_t node)
-{
-    const struct graph_node *n = emit_node(e, node);
-    emit_want(e, n->args[0]);
-    emit_want(e, n->args[1]);
-    emit_begin_scope(e);
-    EMIT(e, "        /* %%%d: quantile */\n        const double p = ", node);
-    emit_put_num(e, n->args[2]);
-    EMIT(e, ", sum = NUM(%d), scale = quantile_scale(sum);\n", e->num_at[node]);
-    EMIT(e, "        double value = -(double)INFINITY;\n");
-    EMIT(e, "        if (p < 1) value = select<false>(r, quantile_need(p * sum, scale), [&](int i, float *x) "
-            "-> word64 {\n");
-    emit_elements(e);
-    EMIT(e, "            *x = e%d;\n            return quantile_weight(e%d, e%d, scale);\n        });\n",
-         n->args[0], n->args[0], n->args[1]);
+    if (n->op == GRAPH_OP_quantile) emit_want(e, n->args[1]);
+    if (level) {
+        emit_want_operands(e);
+        EMIT(e, "        const auto %s = [&](int i, float *x) -> word64 {\n", level);
+        emit_elements(e);
+        EMIT(e, "            *x = e%d;\n", n->args[0]);
+        if (n->op == GRAPH_OP_kth)
+            EMIT(e, "            return e%d > LOWEST_ROW;\n        };\n", n->args[0]);
+        else
+            EMIT(e, "            return quantile_weight(e%d, e%d, scale);\n        };\n", n->args[0],
+                 n->args[1]);
+    }
 }
 
 /* kth and quantile; the sum of a quantile's weights lies where its result will. */
-static void emit_selection(struct emitter *e, int32_t node)
+static void emit_selection(struct emitter *e, const struct plan_reduction *red)
 {
-    emit_want_nothing(e);
+    const int32_t node = red->node;
+    const struct graph_node *n = emit_node(e, node);
+    const int is_kth = n->op == GRAPH_OP_kth;
+    const char *guess = red->is_weights && (is_kth || n->args[0] == n->args[1]) ? "0x1p-8f" : "INFINITY";
     e->selects = 1;
+    e->weighs |= !is_kth;
     if (!e->most_found) e->most_found = 1;
-    if (emit_node(e, node)->op == GRAPH_OP_kth)
-        emit_kth(e, node);
+    e->keeping = e->is_kept ? LOADS : KEEPS;
+    emit_weigher(e, n, NULL);
+    emit_begin_scope(e);
+    EMIT(e, "        /* %%%d: %s */\n        const double p = ", node, graph_op_table[n->op].name);
+    emit_put_num(e, n->args[is_kth ? 1 : 2]);
+    EMIT(e, ";\n        double value = -(double)INFINITY;\n");
+    if (!is_kth)
+        EMIT(e, "        const double sum = NUM(%d), scale = quantile_scale(sum);\n", e->num_at[node]);
+    emit_weigher(e, n, "first");
+    const int two = e->kept >= 0 && e->keeping == KEEPS && e->wanted[e->kept];
+    e->keeping = LOADS;
+    if (two) emit_weigher(e, n, "others");
+    if (is_kth)
+        EMIT(e,
+             "        if (floor(p) >= 1 && floor(p) <= VOCAB)\n"
+             "            value = select<true>(r, (word64)floor(p), %s, first, %s);\n",
+             guess, two ? "others" : "first");
     else
-        emit_quantile(e, node);
+        EMIT(e,
+             "        if (p < 1) value = select<false>(r, quantile_need(p * sum, scale), %s, first, %s);\n",
+             guess, two ? "others" : "first");
     EMIT(e, "        __syncthreads();\n        if (WARP == 0) NUM(%d) = value;\n", e->num_at[node]);
     EMIT(e, "        __syncthreads();\n");
     emit_end_scope(e);
+    e->keeping = COMPUTES;
 }
 
 static int is_selection(enum graph_op op)
@@ -251,6 +282,7 @@ static void emit_result(struct emitter *e)
     const int32_t result = e->g->result;
     emit_want_nothing(e);
     emit_want(e, result);
+    e->keeping = e->is_kept ? LOADS : COMPUTES;
     emit_begin_scope(e);
     EMIT(e, "        /* %%%d: the result */\n        uint32_t bad = 0, any = 0;\n", result);
     EMIT(e, "        TILES(r) STEPS\n        {\n            float result[UNROLL];\n            ELEMENTS\n"
@@ -277,8 +309,8 @@ static void emit_pass(struct emitter *e, const struct plan_pass *pass)
         if (s.n) emit_sweep(e, &s);
     }
     for (int32_t i = pass->first_reduction; i < end; i++) {
-        int32_t node = e->p->reductions[i].node;
-        if (is_selection(emit_node(e, node)->op)) emit_selection(e, node);
+        const struct plan_reduction *red = &e->p->reductions[i];
+        if (is_selection(emit_node(e, red->node)->op)) emit_selection(e, red);
     }
     if (pass->makes_result) emit_result(e);
 }
@@ -426,6 +458,50 @@ static llm_status place(struct emitter *e)
     return LLM_OK;
 }
 
+/* Counts for each row how many sweeps need it. */
+static void count_uses(struct emitter *e, int32_t *uses)
+{
+    for (int32_t p = 0; p < e->p->n_passes; p++) {
+        const struct plan_pass *pass = &e->p->passes[p];
+        for (int32_t i = 0; i <= pass->n_reductions; i++) {
+            emit_want_nothing(e);
+            int32_t node =
+                i < pass->n_reductions ? e->p->reductions[pass->first_reduction + i].node : e->g->result;
+            if (i == pass->n_reductions && !pass->makes_result) continue;
+            if (i == pass->n_reductions) emit_want(e, node);
+            for (int32_t a = 0; i < pass->n_reductions && a < emit_node(e, node)->n_args; a++)
+                if (is_wide(e->g, emit_node(e, node)->args[a])) emit_want(e, emit_node(e, node)->args[a]);
+            emit_want_operands(e);
+            int32_t sweeps = i == pass->n_reductions ? 1 : 1 + is_selection(emit_node(e, node)->op);
+            for (int32_t k = 0; k < e->g->n_nodes; k++) uses[k] += e->wanted[k] ? sweeps : 0;
+        }
+    }
+}
+
+/* The row that it pays most to keep: loading it takes the place of computing it and all it is made of. */
+static llm_status choose_kept(struct emitter *e)
+{
+    int32_t *uses = mem_array((size_t)e->g->n_nodes, sizeof *uses);
+    if (!uses) return llm_fail(e->err, LLM_ENOMEM, "no memory for the source of a graph");
+    int64_t most = 0;
+    count_uses(e, uses);
+    for (int32_t i = 0; i < e->g->n_nodes; i++) {
+        if (uses[i] < 2 || emit_node(e, i)->type != GRAPH_ROW) continue;
+        int64_t costs = -LOAD_PRICE;
+        emit_want_nothing(e);
+        emit_want(e, i);
+        emit_want_operands(e);
+        for (int32_t k = 0; k <= i; k++)
+            costs += e->wanted[k] && is_wide(e->g, k) ? emit_price(emit_node(e, k)->op) : 0;
+        int64_t saved = (uses[i] - 1) * costs - KEEP_PRICE;
+        if (costs < KEEP_PRICE || saved <= most) continue;
+        most = saved;
+        e->kept = i;
+    }
+    mem_free(uses);
+    return LLM_OK;
+}
+
 /* Sizes and places of shared memory, then the body in its kernel. */
 static void assemble(struct emitter *e, struct text *t)
 {
@@ -438,11 +514,21 @@ static void assemble(struct emitter *e, struct text *t)
                              8 * e->n_keys,
                              24,
                              16,
-                             e->selects ? 2 * N_BINS * 4 : 0};
-    static const char *const names[] = {"NUMS", "VECS",    "SUMS",  "FOUND", "PARTS",
-                                        "KEYS", "VERDICT", "DIGIT", "BINS"};
+                             8,
+                             e->draws ? BLOCK_SUM * 4 : 0,
+                             e->selects ? 2 * N_BINS * 4 : 0,
+                             8,
+                             e->selects ? N_LIST * 4 : 0,
+                             e->weighs ? N_LIST * 8 : 0};
+    static const char *const names[] = {"NUMS", "VECS",      "SUMS",      "FOUND",       "PARTS",
+                                        "KEYS", "VERDICT",   "DIGIT",     "WHOLE",       "WEIGHTS",
+                                        "BINS", "LIST_SIZE", "LIST_KEYS", "LIST_WEIGHTS"};
     text_add(t, "#ifndef THREADS\n#define THREADS %d\n#endif\n", GRAPH_SOURCE_THREADS);
-    text_add(t, "#define VOCAB %d\n#define UNROLL %d\n", e->vocab_size, e->longest > LONG_ELEMENT ? 4 : 8);
+    text_add(t, "#define VOCAB %d\n#define UNROLL %d\n", e->vocab_size,
+             e->dearest > DEAR    ? 4
+             : e->dearest > CHEAP ? 8
+                                  : 16);
+    text_add(t, "#define N_LIST %d\n#define LIST_HAS_WEIGHTS %d\n", N_LIST, e->weighs);
     text_add(t, "#define N_SUMS %d\n#define N_FOUND %d\n#define N_TABLES %d\n", e->most_sums, e->most_found,
              e->n_tables);
     int32_t at = 0;
@@ -486,7 +572,7 @@ llm_status graph_emit(const struct graph *g, int32_t vocab_size, struct graph_so
                       struct llm_error *err)
 {
     *out = (struct graph_source){0};
-    struct emitter e = {.g = g, .p = g->plan, .out = out, .err = err, .vocab_size = vocab_size};
+    struct emitter e = {.g = g, .p = g->plan, .out = out, .err = err, .vocab_size = vocab_size, .kept = -1};
     struct text t = {0};
     const size_t n = (size_t)g->n_nodes;
     llm_status status = check_limits(&e);
@@ -500,6 +586,7 @@ llm_status graph_emit(const struct graph *g, int32_t vocab_size, struct graph_so
         goto done;
     }
     status = place(&e);
+    if (status == LLM_OK) status = choose_kept(&e);
     if (status != LLM_OK) goto done;
     emit_body(&e);
     status = check_limits(&e);

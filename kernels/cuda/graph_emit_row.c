@@ -14,11 +14,13 @@ void emit_want(struct emitter *e, int32_t node)
     e->wanted[node] = 1;
 }
 
-static void want_operands(struct emitter *e)
+void emit_want_operands(struct emitter *e)
 {
-    for (int32_t i = e->g->n_nodes - 1; i >= 0; i--)
-        for (int32_t a = 0; e->wanted[i] && a < emit_node(e, i)->n_args; a++)
+    for (int32_t i = e->g->n_nodes - 1; i >= 0; i--) {
+        if (!e->wanted[i] || (i == e->kept && e->keeping == LOADS)) continue;
+        for (int32_t a = 0; a < emit_node(e, i)->n_args; a++)
             if (is_wide(e->g, emit_node(e, i)->args[a])) emit_want(e, emit_node(e, i)->args[a]);
+    }
 }
 
 /* Keys of hashes of the wanted rows that no sweep before has needed. */
@@ -186,25 +188,50 @@ static void put_operation(struct emitter *e, int32_t node)
     }
 }
 
+int32_t emit_price(enum graph_op op)
+{
+    switch (op) {
+    case GRAPH_OP_exp:
+    case GRAPH_OP_log:
+    case GRAPH_OP_tanh:
+        return 36;
+    case GRAPH_OP_pow:
+        return 72;
+    case GRAPH_OP_row_hash:
+    case GRAPH_OP_row_random:
+        return 16;
+    case GRAPH_OP_div:
+    case GRAPH_OP_sqrt:
+        return 10;
+    default:
+        return 2;
+    }
+}
+
 /* The wanted rows' elements of token i. */
 void emit_elements(struct emitter *e)
 {
-    int32_t n_operations = 0;
+    int32_t price = 0;
     for (int32_t i = 0; i < e->g->n_nodes; i++) {
         if (!e->wanted[i] || !is_wide(e->g, i)) continue;
+        const int loads = i == e->kept && e->keeping == LOADS;
         EMIT(e, "            const %s e%d = ", emit_node(e, i)->type == GRAPH_MASK ? "bool" : "float", i);
-        put_operation(e, i);
+        if (loads)
+            EMIT(e, "load_kept(r, i)");
+        else
+            put_operation(e, i);
         EMIT(e, ";\n");
-        n_operations++;
+        if (i == e->kept && e->keeping == KEEPS) EMIT(e, "            r.out[i] = e%d;\n", i);
+        price += loads ? 2 : emit_price(emit_node(e, i)->op);
+        e->n_lines++;
     }
-    e->n_lines += n_operations;
-    if (n_operations > e->longest) e->longest = n_operations;
+    if (price > e->dearest) e->dearest = price;
 }
 
 /* Opens a scope in which the wanted rows' constants are known. */
 void emit_begin_scope(struct emitter *e)
 {
-    want_operands(e);
+    emit_want_operands(e);
     emit_keys(e);
     emit_end_numbers(e);
     EMIT(e, "    {\n");
