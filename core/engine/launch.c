@@ -18,16 +18,23 @@ static int32_t n_due(const struct output *o)
     return o->sequence.index == 0 && o->sequence.n_output == 0 ? o->request->n : 1;
 }
 
+static unsigned wants(const struct output *o)
+{
+    const struct policy_chain *c = o->request->chain;
+    return c && c->has ? policy_chain_wants(c, o->sequence.index) : 0;
+}
+
 static enum launch_way way_of(struct llm_engine *e, struct output *o)
 {
     const struct llm_request *r = o->request;
+    enum launch_way way = LAUNCH_AHEAD;
     if (r->by == BY_DEVICE) return LAUNCH_AHEAD;
     if (r->by == BY_HOST) return LAUNCH_NEVER;
-    int hooked = r->chain && (r->chain->has & (POLICY_HAS_LOGITS | POLICY_HAS_CANDIDATES));
-    enum launch_way way = hooked ? LAUNCH_SETTLED : LAUNCH_AHEAD;
     for (int32_t k = 0, n = n_due(o); k < n; k++) {
         if (!seating_take(e, o + k)) return LAUNCH_NEVER;
-        if (o[k].sequence.n_pending && !seating_is_in_step(&e->seating, o + k)) way = LAUNCH_SETTLED;
+        int hooked = wants(o + k) & (POLICY_HAS_LOGITS | POLICY_HAS_CANDIDATES);
+        int must_know = o[k].sequence.n_pending && !seating_is_in_step(&e->seating, o + k);
+        if (hooked || must_know) way = LAUNCH_SETTLED;
     }
     return way;
 }
@@ -74,14 +81,13 @@ static void add_graphs(struct llm_engine *e, struct device_step *d, const struct
 static llm_status add_seat(struct llm_engine *e, struct device_step *d, struct output *o,
                            struct sample_row *row, struct llm_error *err)
 {
-    const struct policy_chain *c = o->request->chain;
     row->seat = o->seat;
     d->seated = 1;
-    if (c && (c->has & POLICY_HAS_LOGITS)) {
+    if (wants(o) & POLICY_HAS_LOGITS) {
         row->flags = SAMPLE_HOOKED;
         d->hooked = 1;
     }
-    if (c && (c->has & POLICY_HAS_CANDIDATES)) row->n_candidates = c->max_candidates;
+    if (wants(o) & POLICY_HAS_CANDIDATES) row->n_candidates = o->request->chain->max_candidates;
     if (row->n_candidates > d->n_candidates) d->n_candidates = row->n_candidates;
     llm_status status = seating_is_in_step(&e->seating, o) ? LLM_OK : seating_fill(e, o, d->mark, err);
     seating_launched(&e->seating, o);

@@ -253,13 +253,16 @@ static llm_status hold(struct policy_chain *c, const struct llm_policy_use *uses
     return status;
 }
 
+static unsigned hooks_of(const struct llm_policy *t)
+{
+    return (t->logits ? POLICY_HAS_LOGITS : 0u) | (t->graph ? POLICY_HAS_GRAPH : 0u) |
+           (t->candidates ? POLICY_HAS_CANDIDATES : 0u);
+}
+
 static void note_hooks(struct policy_chain *c, const struct llm_policy *t)
 {
-    if (t->logits) c->has |= POLICY_HAS_LOGITS;
-    if (t->graph) c->has |= POLICY_HAS_GRAPH;
-    if (!t->candidates) return;
-    c->has |= POLICY_HAS_CANDIDATES;
-    if (t->max_candidates > c->max_candidates) c->max_candidates = t->max_candidates;
+    c->has |= hooks_of(t);
+    if (t->candidates && t->max_candidates > c->max_candidates) c->max_candidates = t->max_candidates;
 }
 
 static llm_status prepare(struct policy_chain *c, const struct llm_policy_use *uses, struct llm_error *err)
@@ -369,6 +372,15 @@ llm_status policy_chain_to_device(struct policy_chain *c, struct llm_error *err)
                                    err);
     }
     return status;
+}
+
+unsigned policy_chain_wants(const struct policy_chain *c, int32_t sequence)
+{
+    const struct policy_run *runs = policy_chain_runs(c, sequence);
+    unsigned wants = 0;
+    for (int32_t i = 0; i < c->n_links; i++)
+        if (!runs[i].off) wants |= hooks_of(&c->links[i].policy->table);
+    return wants;
 }
 
 int policy_chain_fail(struct policy_chain *c, int32_t sequence, int32_t i, const struct llm_error *err)

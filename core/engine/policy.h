@@ -122,6 +122,9 @@ static inline struct policy_run *policy_chain_runs(const struct policy_chain *ch
     return chain->runs + (size_t)sequence * (size_t)chain->n_links;
 }
 
+/* POLICY_HAS_… of the links that are not left out on a sequence. */
+unsigned policy_chain_wants(const struct policy_chain *chain, int32_t sequence);
+
 /* A hook or graph of link `i` has failed on a sequence: the request fails, or the policy is left out from now
  * on if it says so. Returns 1 in the first case. */
 int policy_chain_fail(struct policy_chain *chain, int32_t sequence, int32_t i, const struct llm_error *err);

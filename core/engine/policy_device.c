@@ -89,7 +89,8 @@ int32_t policy_device_token(struct llm_engine *e, const struct step *step, const
     const struct sampled *s = &results->rows[row->place];
     if (!c->has || c->error.status || (s->flags & SAMPLED_BARREN)) return s->token;
     account(e, o, s);
-    if (!(c->has & POLICY_HAS_CANDIDATES) || (s->flags & (SAMPLED_CHOSEN | SAMPLED_FAILED))) return s->token;
+    int asked = policy_chain_wants(c, o->sequence.index) & POLICY_HAS_CANDIDATES;
+    if (!asked || (s->flags & (SAMPLED_CHOSEN | SAMPLED_FAILED))) return s->token;
     const struct sample_candidate *list =
         results->candidates + (size_t)row->place * (size_t)step->n_candidates;
     struct policy_job job = {
