@@ -367,7 +367,8 @@ llm_status policy_chain_to_device(struct policy_chain *c, struct llm_error *err)
     llm_status status = LLM_OK;
     for (int32_t i = 0; i < c->n_links && !status; i++) {
         struct policy_link *link = &c->links[i];
-        if (!link->policy->compiled || !link->args.graph || link->device_args) continue;
+        const struct graph *g = link->policy->table.graph;
+        if (!link->policy->compiled || g->n_params == 0 || link->device_args) continue;
         status = device->args_open(device->self, link->policy->compiled, link->args.graph, &link->device_args,
                                    err);
     }

@@ -62,7 +62,8 @@ enum { POLICY_HAS_LOGITS = 1, POLICY_HAS_GRAPH = 2, POLICY_HAS_CANDIDATES = 4 };
 struct policy_link {
     struct policy *policy;
     struct llm_policy_args args;
-    struct device_graph_args *device_args; /* of the compiled graph; null: not opened yet, or none */
+    struct device_graph_args
+        *device_args; /* of the compiled graph; null: not open yet, or it has no parameters */
 };
 
 /* A sequence under a policy. */
