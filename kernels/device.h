@@ -58,7 +58,7 @@ struct deliver_args {
     size_t bytes; /* a multiple of 4; may be 0 */
 };
 
-enum { EXCHANGE_TICKETS = 8 };
+enum { EXCHANGE_TICKETS = 64 };
 
 struct device_recording; /* a recorded step */
 

@@ -38,13 +38,13 @@ struct fake_device {
     struct fake_seat *seats;          /* [n_seats] */
     float *tickets[EXCHANGE_TICKETS]; /* [vocab_size] */
     int fetched[EXCHANGE_TICKETS];    /* 1: fetched, not given back */
-    int paused;                       /* 1: a step waits for its hooks */
+    int paused;                       /* 1 + mark of a step that waits for its hooks */
     int refuses_graphs;               /* 1: compiles none */
     _Atomic int32_t n_graphs, n_args; /* open */
     _Atomic uint64_t n_ids;
     struct device_graph *_Atomic closed_graphs;
     struct device_graph_args *_Atomic closed_args;
-    int32_t n_fills, n_recovered, n_fetches;
+    int32_t n_fills, n_recovered, n_fetches, n_amended;
     int32_t *fed;     /* [max_tokens] */
     int32_t *written; /* [n_pages * page_size] the step that wrote a slot last */
     int flying[2];    /* 1: launched, not collected */

@@ -199,7 +199,7 @@ static llm_status fake_launch(void *self, const struct device_step *step, struct
     if (!status) status = fake_check_step(d, step, err);
     if (status) return status;
     d->flying[step->mark] = 1;
-    d->paused = step->hooked;
+    d->paused = step->hooked ? 1 + step->mark : 0;
     fake_poison(d, step->mark);
     fake_queue(d, fake_stage(step));
     return fake_run_some(d, err);
@@ -224,7 +224,8 @@ static llm_status fake_collect(void *self, int mark, struct device_results *out,
         return llm_fail(err, LLM_EFAILED, "the fake device broke in collect");
     d->n_collected++;
     if (!d->flying[mark]) return llm_fail(err, LLM_EFAILED, "mark %d was not launched", mark);
-    if (d->paused) return llm_fail(err, LLM_EFAILED, "a step that waits for its hooks is collected");
+    if (d->paused == 1 + mark)
+        return llm_fail(err, LLM_EFAILED, "a step that waits for its hooks is collected");
     llm_status status = fake_run_until(d, FAKE_STEP, mark, err);
     if (!status) status = fake_run_until(d, FAKE_REST, mark, err);
     if (status) return status;
@@ -288,10 +289,25 @@ static llm_status fake_variables(void *self, int32_t seat, double *out, int32_t 
     return status;
 }
 
+/* Too late once a step that may feed on it was queued. */
+static llm_status fake_amend(void *self, int mark, const int32_t *tokens, int32_t n, struct llm_error *err)
+{
+    struct fake_device *d = self;
+    if (d->flying[0] || d->flying[1])
+        return llm_fail(err, LLM_EFAILED, "tokens are amended while a step flies");
+    for (int32_t i = 0; i < n; i++) {
+        if (tokens[i] < 0 || tokens[i] >= d->model->vocab_size)
+            return llm_fail(err, LLM_EFAILED, "place %d is amended to %d", i, tokens[i]);
+        d->last[mark * d->max_seqs + i] = tokens[i];
+    }
+    d->n_amended++;
+    return LLM_OK;
+}
+
 static llm_status fake_adjusted(void *self, int mark, const struct sampled **rows, struct llm_error *err)
 {
     struct fake_device *d = self;
-    if (!d->paused) return llm_fail(err, LLM_EFAILED, "no step waits for hooks");
+    if (d->paused != 1 + mark) return llm_fail(err, LLM_EFAILED, "no step waits for hooks");
     *rows = d->rows[mark];
     return fake_run_until(d, FAKE_STEP, mark, err);
 }
@@ -498,6 +514,7 @@ struct engine_model fake_device_table(struct fake_device *d)
                                  .seats = {.n = d->n_seats,
                                            .fill = fake_fill,
                                            .variables = fake_variables,
+                                           .amend = fake_amend,
                                            .adjusted = fake_adjusted,
                                            .fetch = fake_fetch,
                                            .await = fake_await,

@@ -251,6 +251,7 @@ static llm_status open_all(struct decoder_model *m, const struct llm_engine_opti
         out->seats = (struct device_seats){.n = m->io->room.seats.n,
                                            .fill = device_seat_fill,
                                            .variables = device_seat_variables,
+                                           .amend = device_amend,
                                            .adjusted = device_adjusted,
                                            .fetch = device_fetch,
                                            .await = device_await,

@@ -41,10 +41,11 @@ struct seat_room {
     struct seat_fill *fills_pinned[2];
     struct sample_candidate *candidates_pinned[2];
     struct sample_logprob *logprobs_pinned[2];
-    int32_t n_fills;     /* of the step to come */
-    char *staging[2];    /* what seats are filled from */
-    size_t staging_used; /* of that of the step to come */
-    float *tickets;      /* [EXCHANGE_TICKETS, vocab_size] rows on the host */
+    int32_t *tokens_pinned[2]; /* [max_seqs] that hooks have chosen */
+    int32_t n_fills;           /* of the step to come */
+    char *staging[2];          /* what seats are filled from */
+    size_t staging_used;       /* of that of the step to come */
+    float *tickets;            /* [EXCHANGE_TICKETS or max_seqs, vocab_size] rows on the host */
 };
 
 struct device_io {
@@ -96,6 +97,7 @@ llm_status device_tail(struct decoder_model *m, const struct device_step *step, 
 /* The functions of struct device_seats (engine.h). */
 llm_status device_seat_fill(void *self, int mark, const struct seat_content *content, struct llm_error *err);
 llm_status device_seat_variables(void *self, int32_t seat, double *out, int32_t n, struct llm_error *err);
+llm_status device_amend(void *self, int mark, const int32_t *tokens, int32_t n, struct llm_error *err);
 llm_status device_adjusted(void *self, int mark, const struct sampled **rows, struct llm_error *err);
 llm_status device_fetch(void *self, int32_t ticket, int32_t seat, struct llm_error *err);
 llm_status device_await(void *self, int32_t ticket, float **row, struct llm_error *err);

@@ -75,18 +75,21 @@ static int open_pinned(struct decoder_model *m)
     size_t seqs = (size_t)io->max_seqs;
     int made = 1;
     for (int k = 0; k < 2; k++) {
-        made &= !!(room->candidates_pinned[k] =
-                       io->ops->alloc_pinned(be, seqs * SAMPLE_MAX_CANDIDATES * sizeof *room->candidates)) &
-                !!(room->logprobs_pinned[k] =
-                       io->ops->alloc_pinned(be, seqs * (1 + SAMPLE_MAX_LOGPROBS) * sizeof *room->logprobs)) &
-                !!(room->links_pinned[k] =
-                       io->ops->alloc_pinned(be, seqs * SAMPLE_MAX_ROUNDS * sizeof *room->links)) &
-                !!(room->fills_pinned[k] = io->ops->alloc_pinned(be, seqs * sizeof *room->fills));
+        made &=
+            !!(room->candidates_pinned[k] =
+                   io->ops->alloc_pinned(be, seqs * SAMPLE_MAX_CANDIDATES * sizeof *room->candidates)) &
+            !!(room->logprobs_pinned[k] =
+                   io->ops->alloc_pinned(be, seqs * (1 + SAMPLE_MAX_LOGPROBS) * sizeof *room->logprobs)) &
+            !!(room->links_pinned[k] =
+                   io->ops->alloc_pinned(be, seqs * SAMPLE_MAX_ROUNDS * sizeof *room->links)) &
+            !!(room->tokens_pinned[k] = io->ops->alloc_pinned(be, seqs * sizeof *room->tokens_pinned[k])) &
+            !!(room->fills_pinned[k] = io->ops->alloc_pinned(be, seqs * sizeof *room->fills));
         if (room->seats.n > 0) made &= !!(room->staging[k] = io->ops->alloc_pinned(be, staging_bytes(io)));
     }
+    size_t tickets = seqs < EXCHANGE_TICKETS ? seqs : EXCHANGE_TICKETS;
     if (room->seats.n > 0)
-        made &= !!(room->tickets = io->ops->alloc_pinned(be, EXCHANGE_TICKETS * sizeof *room->tickets *
-                                                                 (size_t)io->vocab_size));
+        made &= !!(room->tickets =
+                       io->ops->alloc_pinned(be, tickets * sizeof *room->tickets * (size_t)io->vocab_size));
     return made;
 }
 
@@ -130,6 +133,7 @@ void device_seats_close(struct decoder_model *m)
         io->ops->free_pinned(m->backend, room->logprobs_pinned[k]);
         io->ops->free_pinned(m->backend, room->links_pinned[k]);
         io->ops->free_pinned(m->backend, room->fills_pinned[k]);
+        io->ops->free_pinned(m->backend, room->tokens_pinned[k]);
         io->ops->free_pinned(m->backend, room->staging[k]);
     }
     io->ops->free_pinned(m->backend, room->tickets);
@@ -307,6 +311,17 @@ llm_status device_tail(struct decoder_model *m, const struct device_step *step, 
         io->ops->set_mark(be, step->mark) || io->ops->begin_exchange(be))
         return device_failed(m, err);
     return LLM_OK;
+}
+
+llm_status device_amend(void *self, int mark, const int32_t *tokens, int32_t n, struct llm_error *err)
+{
+    struct decoder_model *m = self;
+    const struct device_io *io = m->io;
+    int32_t *pinned = io->room.tokens_pinned[mark];
+    size_t bytes = sizeof *tokens * (size_t)n;
+    memcpy(pinned, tokens, bytes);
+    llm_status st = io->ops->copy_in(m->backend, io->last + mark * io->max_seqs, pinned, bytes);
+    return st ? device_failed(m, err) : LLM_OK;
 }
 
 /* ---- hooks --------------------------------------------------------------------------------------------- */

@@ -161,6 +161,7 @@ static void destroy(struct llm_engine *e)
     mem_free(e->launcher.rows);
     mem_free(e->launcher.links);
     mem_free(e->launcher.turns);
+    mem_free(e->launcher.tokens);
     mem_free(e->samplers);
     mem_free((void *)e->map);
     mem_free(e);
@@ -175,7 +176,8 @@ static llm_status open_steps(struct llm_engine *e, struct llm_error *err)
     if (e->model.launch)
         made &= !!(l->rows = mem_array(n, sizeof *l->rows)) &
                 !!(l->links = mem_array(n, SAMPLE_MAX_ROUNDS * sizeof *l->links)) &
-                !!(l->turns = mem_array(n, SAMPLE_MAX_ROUNDS * sizeof *l->turns));
+                !!(l->turns = mem_array(n, SAMPLE_MAX_ROUNDS * sizeof *l->turns)) &
+                !!(l->tokens = mem_array(n, sizeof *l->tokens));
     return made ? LLM_OK : llm_fail(err, LLM_ENOMEM, "no memory for steps of %zu sequences", n);
 }
 

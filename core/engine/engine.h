@@ -64,6 +64,10 @@ struct device_seats {
     /* Waits until all that was launched has run. */
     llm_status (*variables)(void *self, int32_t seat, double *out, int32_t n, struct llm_error *err);
 
+    /* The step with this mark has run, and its tokens are these, by places, whatever it gave. Before the
+     * launch of a step that feeds on them. */
+    llm_status (*amend)(void *self, int mark, const int32_t *tokens, int32_t n, struct llm_error *err);
+
     /* A step with hooked rows stops before them. `adjusted` waits until it is there; of the rows only flags
      * are good. Then rows go to the host and back beside each other: fetch begins, await waits until row
      * [vocab_size] is there, give_back begins and ends the use of the ticket, 0 .. EXCHANGE_TICKETS - 1.
@@ -133,6 +137,8 @@ struct launcher {
     struct sample_row *rows;  /* [max_num_seqs] */
     struct graph_link *links; /* [max_num_seqs, SAMPLE_MAX_ROUNDS] */
     struct graph_turn *turns; /* the same */
+    int32_t *tokens;          /* [max_num_seqs] of the step that is collected */
+    struct device_step step;  /* described last */
 };
 
 /* What llm_engine_stats reads; written by the engine's thread once a step. */

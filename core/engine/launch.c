@@ -18,12 +18,6 @@ static int32_t n_due(const struct output *o)
     return o->sequence.index == 0 && o->sequence.n_output == 0 ? o->request->n : 1;
 }
 
-static unsigned wants(const struct output *o)
-{
-    const struct policy_chain *c = o->request->chain;
-    return c && c->has ? policy_chain_wants(c, o->sequence.index) : 0;
-}
-
 static enum launch_way way_of(struct llm_engine *e, struct output *o)
 {
     const struct llm_request *r = o->request;
@@ -32,9 +26,7 @@ static enum launch_way way_of(struct llm_engine *e, struct output *o)
     if (r->by == BY_HOST) return LAUNCH_NEVER;
     for (int32_t k = 0, n = n_due(o); k < n; k++) {
         if (!seating_take(e, o + k)) return LAUNCH_NEVER;
-        int hooked = wants(o + k) & (POLICY_HAS_LOGITS | POLICY_HAS_CANDIDATES);
-        int must_know = o[k].sequence.n_pending && !seating_is_in_step(&e->seating, o + k);
-        if (hooked || must_know) way = LAUNCH_SETTLED;
+        if (o[k].sequence.n_pending && !seating_is_in_step(&e->seating, o + k)) way = LAUNCH_SETTLED;
     }
     return way;
 }
@@ -76,6 +68,12 @@ static void add_graphs(struct llm_engine *e, struct device_step *d, const struct
     d->links = links;
     int32_t n = seating_links(e, o, links + (size_t)SAMPLE_MAX_ROUNDS * (size_t)place, graphs);
     for (int32_t i = 0; i < n; i++) add_turn(d, e->launcher.turns, graphs[i], i);
+}
+
+static unsigned wants(const struct output *o)
+{
+    const struct policy_chain *c = o->request->chain;
+    return c && c->has ? policy_chain_wants(c, o->sequence.index) : 0;
 }
 
 static llm_status add_seat(struct llm_engine *e, struct device_step *d, struct output *o,
@@ -142,26 +140,36 @@ static llm_status await_all(struct llm_engine *e, struct step *step, struct devi
     return status;
 }
 
-llm_status launch_step(struct llm_engine *e, struct step *step, struct llm_error *err)
+llm_status launch_describe(struct llm_engine *e, struct step *step, struct llm_error *err)
 {
-    struct device_step d = {.batch = batch_build(&e->batch, e->plan, e->config.block_size),
-                            .rows = e->launcher.rows,
-                            .turns = e->launcher.turns,
-                            .n_logprobs = -1,
-                            .mark = e->mark ^= 1};
+    struct device_step *d = &e->launcher.step;
+    *d = (struct device_step){.batch = batch_build(&e->batch, e->plan, e->config.block_size),
+                              .rows = e->launcher.rows,
+                              .turns = e->launcher.turns,
+                              .n_logprobs = -1,
+                              .mark = e->mark ^= 1};
     llm_status status = LLM_OK;
     for (int32_t i = 0; i < e->plan->n_copies && !status; i++)
         status = e->model.copy_page(e->model.self, e->plan->copies[i].from, e->plan->copies[i].to, err);
     if (status) return status;
     scheduler_advance(&e->scheduler);
-    step->mark = d.mark;
-    step->n_tokens = d.batch->n_tokens;
+    step->mark = d->mark;
+    step->n_tokens = d->batch->n_tokens;
+    status = await_all(e, step, d, err);
+    step->n_logprobs = d->n_logprobs;
+    step->n_candidates = d->n_candidates;
+    return status;
+}
+
+llm_status launch_go(struct llm_engine *e, struct step *step, struct llm_error *err)
+{
     step->launched = clock_ns();
-    status = await_all(e, step, &d, err);
-    step->n_logprobs = d.n_logprobs;
-    step->n_candidates = d.n_candidates;
-    if (!status) status = e->model.launch(e->model.self, &d, err);
-    return status || !d.hooked ? status : policy_device_hooks(e, step, &d, err);
+    return e->model.launch(e->model.self, &e->launcher.step, err);
+}
+
+llm_status launch_hooks(struct llm_engine *e, const struct step *step, struct llm_error *err)
+{
+    return e->launcher.step.hooked ? policy_device_hooks(e, step, &e->launcher.step, err) : LLM_OK;
 }
 
 /* ---- collecting ---------------------------------------------------------------------------------------- */
@@ -191,14 +199,18 @@ llm_status launch_collect(struct llm_engine *e, struct step *step, struct llm_er
     e->wait_ns += (uint64_t)(now - began);
     pace_learn(&e->pace, step->n_tokens, step->launched, now);
     if (status) return status;
+    int32_t *tokens = e->launcher.tokens, n = 0, n_changed = 0;
     for (int32_t i = 0; i < step->n; i++) {
         const struct step_row *row = &step->rows[i];
-        if (!row->first || row->place < 0) continue;
+        if (row->place < 0) continue;
+        int32_t token = tokens[n++] = results.rows[row->place].token;
+        if (!row->first) continue;
         const struct policy_chain *chain = row->first->request->chain;
-        int32_t token = results.rows[row->place].token;
         if (chain) token = policy_device_token(e, step, row, &results);
+        n_changed += token != tokens[n - 1];
+        tokens[n - 1] = token;
         if (!chain || !chain->error.status) take(step, row, &results, token);
     }
     policy_hooks_pause(&e->desk);
-    return LLM_OK;
+    return n_changed ? e->model.seats.amend(e->model.self, step->mark, tokens, n, err) : LLM_OK;
 }

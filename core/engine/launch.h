@@ -8,18 +8,24 @@
 
 enum launch_way {
     LAUNCH_NEVER,   /* some token must be made by the host */
-    LAUNCH_SETTLED, /* the host must know all tokens before it, and sees rows of it */
-    LAUNCH_AHEAD    /* before the tokens of the step before it are known */
+    LAUNCH_SETTLED, /* all tokens before it must be known */
+    LAUNCH_AHEAD    /* while the step before it runs */
 };
 
 /* For e->plan. Gives seats to those who need them. */
 enum launch_way launch_way(struct llm_engine *e);
 
-/* Queues e->plan as `step`; with `settled`, runs the hooks on rows of logits. */
-llm_status launch_step(struct llm_engine *e, struct step *step, struct llm_error *err);
+/* Makes e->plan a step: its rows have places for their tokens. */
+llm_status launch_describe(struct llm_engine *e, struct step *step, struct llm_error *err);
+/* Queues the step that was described last. */
+llm_status launch_go(struct llm_engine *e, struct step *step, struct llm_error *err);
+/* Runs the hooks on the rows of the step that was queued last, if it has any, when the step before it was
+ * collected. */
+llm_status launch_hooks(struct llm_engine *e, const struct step *step, struct llm_error *err);
 
-/* Puts the tokens of a step where places were; runs the hooks on candidates. A request whose policy has
- * failed gets no token, but its error. */
+/* Puts the tokens of a step where places were; runs the hooks on candidates, and tells the device what they
+ * chose: a step that feeds on it is queued afterwards. A request whose policy has failed gets no token, but
+ * its error. */
 llm_status launch_collect(struct llm_engine *e, struct step *step, struct llm_error *err);
 
 #endif

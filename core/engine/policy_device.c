@@ -5,6 +5,9 @@ _Static_assert(sizeof(struct sample_candidate) == sizeof(struct llm_candidate) &
                    offsetof(struct sample_candidate, logprob) == offsetof(struct llm_candidate, logprob),
                "what a device writes is what hooks read");
 
+/* Rows that are on their way while hooks run on one. */
+enum { FETCHED_AHEAD = 8 };
+
 /* ---- rows of logits ------------------------------------------------------------------------------------ */
 
 /* The first row of the step, from the i-th on, that hooks look at; step->n: none. */
@@ -13,15 +16,16 @@ static int32_t next_hooked(const struct step *step, const struct device_step *d,
 {
     for (; i < step->n; i++) {
         int32_t place = step->rows[i].place;
-        if (place >= 0 && (d->rows[place].flags & SAMPLE_HOOKED) && !(rows[place].flags & SAMPLED_BARREN))
+        if (place >= 0 && step->rows[i].first && (d->rows[place].flags & SAMPLE_HOOKED) &&
+            !(rows[place].flags & SAMPLED_BARREN))
             break;
     }
     return i;
 }
 
-static int32_t seat_of(const struct step *step, int32_t i)
+static int32_t seat_of(const struct step *step, const struct device_step *d, int32_t i)
 {
-    return step->rows[i].first->seat;
+    return d->rows[step->rows[i].place].seat;
 }
 
 llm_status policy_device_hooks(struct llm_engine *e, const struct step *step, const struct device_step *d,
@@ -30,25 +34,22 @@ llm_status policy_device_hooks(struct llm_engine *e, const struct step *step, co
     const struct device_seats *seats = &e->model.seats;
     void *self = e->model.self;
     const struct sampled *rows;
+    int64_t began = clock_ns();
     llm_status status = seats->adjusted(self, d->mark, &rows, err);
+    e->wait_ns += (uint64_t)(clock_ns() - began);
     if (status) return status;
-    int32_t fetched = next_hooked(step, d, rows, 0), ticket = 0;
-    for (int32_t n = 0; n < EXCHANGE_TICKETS && fetched < step->n && !status; n++) {
-        status = seats->fetch(self, n, seat_of(step, fetched), err);
-        fetched = next_hooked(step, d, rows, fetched + 1);
-    }
-    for (int32_t i = next_hooked(step, d, rows, 0); i < step->n && !status;
-         i = next_hooked(step, d, rows, i + 1)) {
+    int32_t next = next_hooked(step, d, rows, 0), n_fetched = 0, n_done = 0;
+    for (int32_t i = next; i < step->n && !status; i = next_hooked(step, d, rows, i + 1), n_done++) {
         struct policy_job job = {.output = step->rows[i].first};
-        policy_hooks_pause(&e->desk);
-        status = seats->await(self, ticket, &job.row, err);
-        if (!status) policy_logits_hooks(&e->desk, &job, 1);
-        if (!status) status = seats->give_back(self, ticket, seat_of(step, i), err);
-        if (!status && fetched < step->n) {
-            status = seats->fetch(self, ticket, seat_of(step, fetched), err);
-            fetched = next_hooked(step, d, rows, fetched + 1);
+        for (; next < step->n && n_fetched - n_done < FETCHED_AHEAD && !status; n_fetched++) {
+            status = seats->fetch(self, n_fetched % EXCHANGE_TICKETS, seat_of(step, d, next), err);
+            next = next_hooked(step, d, rows, next + 1);
         }
-        ticket = (ticket + 1) % EXCHANGE_TICKETS;
+        int32_t ticket = n_done % EXCHANGE_TICKETS;
+        policy_hooks_pause(&e->desk);
+        if (!status) status = seats->await(self, ticket, &job.row, err);
+        if (!status) policy_logits_hooks(&e->desk, &job, 1);
+        if (!status) status = seats->give_back(self, ticket, seat_of(step, d, i), err);
     }
     policy_hooks_pause(&e->desk);
     return status ? status : seats->resume(self, d, err);

@@ -85,38 +85,32 @@ static llm_status host_step(struct llm_engine *e, struct step *step, struct llm_
 /* ---- a step on a device that samples --------------------------------------------------------------------
  */
 
-/* The tokens of the step before this one, which the device has made meanwhile. */
-static llm_status finish_flying(struct llm_engine *e, struct step *next, struct llm_error *err)
+/* Nothing is in flight afterwards. */
+static llm_status finish_flying(struct llm_engine *e, struct llm_error *err)
 {
     struct step *step = e->flying;
     e->flying = NULL;
     llm_status status = step ? launch_collect(e, step, err) : LLM_OK;
-    if (status) return status;
-    e->flying = next;
-    if (next) scheduler_name(&e->scheduler);
-    if (step) progress_emit(e, step);
-    return LLM_OK;
-}
-
-/* Launches the plan, and only then looks at the step before it. */
-static llm_status step_ahead(struct llm_engine *e, struct llm_error *err)
-{
-    struct step *step = &e->steps[e->flying == &e->steps[0]];
-    note_plan(e);
-    llm_status status = launch_step(e, step, err);
-    if (status) return status;
-    e->n_steps++;
-    return finish_flying(e, step, err);
-}
-
-/* Launches the plan, nothing else being in flight, and waits for it: the host has a say in its tokens. */
-static llm_status step_and_wait(struct llm_engine *e, struct step *step, struct llm_error *err)
-{
-    note_plan(e);
-    llm_status status = launch_step(e, step, err);
-    if (!status) status = launch_collect(e, step, err);
-    if (!status) scheduler_name(&e->scheduler);
+    if (step && !status) progress_emit(e, step);
     return status;
+}
+
+/* Launches the plan, and only then looks at the step before it, which the device has made meanwhile; or
+ * before, if hooks have a say in the tokens that the plan feeds on. */
+static llm_status device_step(struct llm_engine *e, struct llm_error *err)
+{
+    struct step *before = e->flying, *step = &e->steps[before == &e->steps[0]];
+    int hooks_choose = before && before->n_candidates > 0;
+    note_plan(e);
+    llm_status status = launch_describe(e, step, err);
+    if (!status && !hooks_choose) status = launch_go(e, step, err);
+    if (!status && before) status = launch_collect(e, before, err);
+    if (!status && hooks_choose) status = launch_go(e, step, err);
+    if (status) return status;
+    e->flying = step;
+    scheduler_name(&e->scheduler);
+    if (before) progress_emit(e, before);
+    return launch_hooks(e, step, err);
 }
 
 /* ---- a step ---------------------------------------------------------------------------------------------
@@ -129,24 +123,25 @@ static void note_time(struct llm_engine *e)
     e->now = now;
 }
 
-/* What the device owes is collected first: all tokens must be known. */
+/* What the device owes is collected first. */
 static llm_status settled_step(struct llm_engine *e, struct llm_error *err)
 {
-    struct step *step = &e->steps[0];
-    llm_status status = finish_flying(e, NULL, err);
+    llm_status status = finish_flying(e, err);
     plan_close_holes(e->plan);
     if (status || e->plan->n_tokens == 0) return status;
-    status = launch_way(e) ? step_and_wait(e, step, err) : host_step(e, step, err);
     e->n_steps++;
+    if (launch_way(e) != LAUNCH_NEVER) return device_step(e, err);
+    status = host_step(e, &e->steps[0], err);
     note_time(e);
-    if (!status) progress_emit(e, step);
+    if (!status) progress_emit(e, &e->steps[0]);
     return status;
 }
 
 llm_status step_run(struct llm_engine *e, struct llm_error *err)
 {
     int ahead = e->plan->n_tokens > 0 && launch_way(e) == LAUNCH_AHEAD;
-    llm_status status = ahead ? step_ahead(e, err) : settled_step(e, err);
+    e->n_steps += ahead;
+    llm_status status = ahead ? device_step(e, err) : settled_step(e, err);
     note_time(e);
     return status;
 }

@@ -185,21 +185,19 @@ static cudaError_t open_exchange(struct cuda_exchange *x)
     cudaError_t e = cudaStreamCreateWithFlags(&x->out, cudaStreamNonBlocking);
     if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&x->in, cudaStreamNonBlocking);
     if (e == cudaSuccess) e = cudaEventCreateWithFlags(&x->begun, cudaEventDisableTiming);
+    if (e == cudaSuccess) e = cudaEventCreateWithFlags(&x->returned, cudaEventDisableTiming);
     if (e == cudaSuccess) e = cudaEventCreateWithFlags(&x->ended, cudaEventDisableTiming);
-    for (int i = 0; i < EXCHANGE_TICKETS && e == cudaSuccess; i++) {
+    for (int i = 0; i < EXCHANGE_TICKETS && e == cudaSuccess; i++)
         e = cudaEventCreateWithFlags(&x->fetched[i], cudaEventDisableTiming);
-        if (e == cudaSuccess) e = cudaEventCreateWithFlags(&x->returned[i], cudaEventDisableTiming);
-    }
     return e;
 }
 
 static void close_exchange(struct cuda_exchange *x)
 {
-    for (int i = 0; i < EXCHANGE_TICKETS; i++) {
-        if (x->fetched[i]) cudaEventDestroy(x->fetched[i]);
-        if (x->returned[i]) cudaEventDestroy(x->returned[i]);
-    }
+    for (cudaEvent_t fetched : x->fetched)
+        if (fetched) cudaEventDestroy(fetched);
     if (x->begun) cudaEventDestroy(x->begun);
+    if (x->returned) cudaEventDestroy(x->returned);
     if (x->ended) cudaEventDestroy(x->ended);
     if (x->out) cudaStreamDestroy(x->out);
     if (x->in) cudaStreamDestroy(x->in);
@@ -216,6 +214,7 @@ static llm_status device_begin_exchange(struct backend *be)
 {
     struct cuda_backend *cu = cuda_of(be);
     if (cu->failed) return LLM_EFAILED;
+    memset(cu->exchange.used, 0, sizeof cu->exchange.used);
     return cuda_check(cu, order(cu->stream, cu->exchange.begun, cu->exchange.out), "an exchange of rows");
 }
 
@@ -224,7 +223,7 @@ static llm_status device_fetch(struct backend *be, int32_t ticket, void *to, con
     struct cuda_backend *cu = cuda_of(be);
     struct cuda_exchange *x = &cu->exchange;
     if (cu->failed) return LLM_EFAILED;
-    cudaError_t e = cudaStreamWaitEvent(x->out, x->returned[ticket], 0);
+    cudaError_t e = x->used[ticket] ? order(x->in, x->returned, x->out) : cudaSuccess;
     if (e == cudaSuccess) e = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, x->out);
     if (e == cudaSuccess) e = cudaEventRecord(x->fetched[ticket], x->out);
     return cuda_check(cu, e, "fetching a row");
@@ -243,9 +242,9 @@ static llm_status device_give_back(struct backend *be, int32_t ticket, void *to,
     struct cuda_backend *cu = cuda_of(be);
     struct cuda_exchange *x = &cu->exchange;
     if (cu->failed) return LLM_EFAILED;
-    cudaError_t e = cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, x->in);
-    if (e == cudaSuccess) e = cudaEventRecord(x->returned[ticket], x->in);
-    return cuda_check(cu, e, "giving back a row");
+    x->used[ticket] = 1;
+    return cuda_check(cu, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, x->in),
+                      "giving back a row");
 }
 
 static llm_status device_end_exchange(struct backend *be)

@@ -23,8 +23,9 @@ struct cuda_linear;    /* linear.cu's */
 /* Streams beside the queue, one a direction (device.h). */
 struct cuda_exchange {
     cudaStream_t out, in;
-    cudaEvent_t begun, ended; /* of the whole */
-    cudaEvent_t fetched[EXCHANGE_TICKETS], returned[EXCHANGE_TICKETS];
+    cudaEvent_t begun, returned, ended; /* returned: of all until then */
+    cudaEvent_t fetched[EXCHANGE_TICKETS];
+    int used[EXCHANGE_TICKETS]; /* 1: it has given back a piece of this exchange */
 };
 
 struct cuda_backend {
