@@ -30,6 +30,7 @@ static void fake_free_work(struct fake_work *w)
     free((void *)(uintptr_t)w->step.rows);
     free((void *)(uintptr_t)w->step.links);
     free((void *)(uintptr_t)w->step.turns);
+    if (w->seat) free(w->seat->allowed);
     free(w->seat);
     free(w);
 }
@@ -114,6 +115,7 @@ static void fake_run_fill(struct fake_device *d, const struct fake_work *w)
     float *work = to->work;
     *to = *w->seat;
     to->work = work;
+    w->seat->allowed = NULL;
 }
 
 /* The token that is fed to the row is the seat's newest. */

@@ -96,8 +96,40 @@ static void the_same_as_on_the_cpu(void **state)
     }
 }
 
+/* What all seats are filled from at once is more than there is room for on its way. */
+static void long_lists(void **state)
+{
+    (void)state;
+    enum { N = 24, N_STOPS = 3500 };
+    static struct ask want[N], got[N];
+    static int32_t stops[N_STOPS];
+    for (int32_t i = 0; i < N_STOPS; i++) stops[i] = i * 7 % 60;
+    luck = 31;
+    for (int32_t i = 0; i < N; i++) {
+        struct llm_sampling *p = &want[i].spec.sampling;
+        think_of(&want[i], i);
+        want[i].spec.n_prompt_ids = 3; /* all are read in one step */
+        p->n = 1;
+        p->max_tokens = 12;
+        p->min_tokens = 5;
+        p->stop_token_ids = stops;
+        p->n_stop_token_ids = N_STOPS;
+    }
+    memcpy(got, want, sizeof got);
+    struct llm_engine *cpu = open_on_cpu();
+    run_all(cpu, want, N, N, 0);
+    llm_engine_close(cpu);
+    for (int32_t i = 0; i < N; i++) got[i].spec.prompt_ids = got[i].prompt;
+    struct llm_engine *e = open_on_device();
+    run_all(e, got, N, N, 0);
+    for (int32_t i = 0; i < N; i++) compare(&want[i], &got[i], 0, "device", i);
+    assert_int_equal(host->n_fills, N);
+    llm_engine_close(e);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(the_same_as_on_the_cpu)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(the_same_as_on_the_cpu),
+                                       cmocka_unit_test(long_lists)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -106,6 +106,50 @@ static void all_that_can_be_asked(void **state)
         for (int cancels = 0; cancels < 2; cancels++) repeat_under(&regimes[g], want, calls, cancels);
 }
 
+/* ---- failing ------------------------------------------------------------------------------------------- */
+
+/* The device breaks in its k-th call, for all small k and both calls, with hooks in every step. */
+static void a_broken_device_ends_all(void **state)
+{
+    (void)state;
+    static struct ask asks[6];
+    const struct regime steady = {"steady", 400, 128, 64, 1, 1, 0, 50, 0, 0};
+    for (int32_t k = 0; k < 40; k++) {
+        const char *want = k % 2 ? "the fake device broke in launch" : "the fake device broke in collect";
+        struct fake_device *d;
+        struct llm_engine *e = open_device(&steady, &d);
+        add_policies(e, VOCAB);
+        *(k % 2 ? &d->fail_launch_after : &d->fail_collect_after) = k / 2;
+        struct llm_client *c = connect_to(e);
+        for (int32_t i = 0; i < 6; i++) {
+            struct ask *a = &asks[i];
+            think_of(a, i);
+            a->chain[0].name = rules[i].name;
+            a->spec.policies = a->chain;
+            a->spec.n_policies = 1;
+            a->spec.sampling.max_tokens = 80;
+            a->spec.sampling.min_tokens = 80;
+            assert_int_equal(llm_submit(c, &a->spec, &a->request, NULL), LLM_OK);
+        }
+        open_gate(d);
+        for (int32_t left = 6; left;) {
+            struct llm_event ev;
+            next_event(c, &ev);
+            for (size_t i = 0; i < ev.n_tokens; i++) assert_in_range(ev.tokens[i], 0, VOCAB - 1);
+            if (ev.finish != LLM_FINISH_NONE) {
+                assert_int_equal(ev.finish, LLM_FINISH_ERROR);
+                assert_string_equal(ev.error->message, want);
+            }
+            if (!ev.request_done) continue;
+            left--;
+            llm_release(ev.request);
+        }
+        expect_rest(e);
+        llm_client_close(c);
+        llm_engine_close(e);
+    }
+}
+
 /* ---- memory -------------------------------------------------------------------------------------------- */
 
 /* From everybody's second token on: all have their seats. */
@@ -160,6 +204,7 @@ int main(void)
 {
     tokenizer = fake_tokenizer();
     const struct CMUnitTest tests[] = {cmocka_unit_test(all_that_can_be_asked),
+                                       cmocka_unit_test(a_broken_device_ends_all),
                                        cmocka_unit_test(steps_allocate_nothing)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     tokenizer_close(tokenizer);

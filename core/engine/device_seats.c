@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-enum { STAGING_BYTES = 2 << 20 };
+enum { STAGING_BYTES = 8 << 10 /* a sequence, and for one seat whatever it needs */ };
 
 /* ---- memory -------------------------------------------------------------------------------------------- */
 
@@ -64,7 +64,7 @@ static size_t staging_bytes(const struct device_io *io)
 {
     size_t one = sizeof(struct seat) + sizeof(int32_t) * (size_t)io->max_model_len +
                  sizeof(uint32_t) * (size_t)seat_bit_words(io->vocab_size) + sizeof(double) * SEAT_VARIABLES;
-    return one + 1024 > STAGING_BYTES ? one + 1024 : STAGING_BYTES;
+    return one + (size_t)io->max_seqs * STAGING_BYTES;
 }
 
 static int open_pinned(struct decoder_model *m)
