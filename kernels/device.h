@@ -105,6 +105,9 @@ struct device_ops {
     llm_status (*replay)(struct backend *be, struct device_recording *r);
     void (*recording_free)(struct backend *be, struct device_recording *r);
 
+    /* Rows of a stored matrix, from the host, as F16. */
+    llm_status (*upload_f16)(struct backend *be, void *to, const struct tensor *rows);
+
     /* Random weights as model/dummy.h makes them: n values of `dtype` from this generator state. */
     llm_status (*fill)(struct backend *be, void *to, enum llm_dtype dtype, int64_t n, uint64_t state,
                        float deviation);

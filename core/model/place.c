@@ -1,34 +1,10 @@
 #include "model/place.h"
 
-#include "base/mem.h"
 #include "kernels/device.h"
 
 static llm_status failed(struct backend *be, struct llm_error *err)
 {
     return llm_fail(err, LLM_EFAILED, "%s", be->device->failure(be));
-}
-
-/* Rows as F16, a slice at a time. */
-static llm_status upload_dequantized(struct backend *be, const struct tensor *t, uint16_t *to,
-                                     struct llm_error *err)
-{
-    enum { SLICE = 512 };
-    int64_t n = t->dims[1];
-    float *row = mem_array((size_t)n, sizeof *row);
-    uint16_t *slice = mem_array((size_t)n, SLICE * sizeof *slice);
-    llm_status st = row && slice ? LLM_OK : llm_fail(err, LLM_ENOMEM, "no memory for rows of the embedding");
-    for (int64_t r = 0; r < t->dims[0] && !st; r += SLICE) {
-        int64_t rows = t->dims[0] - r < SLICE ? t->dims[0] - r : SLICE;
-        for (int64_t i = 0; i < rows; i++) {
-            dequantize_row(t, r + i, row);
-            for (int64_t j = 0; j < n; j++) slice[i * n + j] = f32_to_f16(row[j]);
-        }
-        if (be->device->upload(be, to + r * n, slice, sizeof *slice * (size_t)(rows * n)))
-            st = failed(be, err);
-    }
-    mem_free(row);
-    mem_free(slice);
-    return st;
 }
 
 llm_status place_embedding(struct model *model, const struct source_tensor *s, struct llm_error *err)
@@ -44,9 +20,9 @@ llm_status place_embedding(struct model *model, const struct source_tensor *s, s
     model->placed_embedding_bytes = bytes;
     model->embedding.data = p;
     model->embedding.dtype = dtype;
-    if (dtype_is_quantized(t->dtype)) return upload_dequantized(be, t, p, err);
-    llm_status st = t->data ? be->device->upload(be, p, t->data, bytes)
-                            : be->device->fill(be, p, dtype, count, s->random_state, s->random_deviation);
+    llm_status st = dtype_is_quantized(t->dtype) ? be->device->upload_f16(be, p, t)
+                    : t->data                    ? be->device->upload(be, p, t->data, bytes)
+                              : be->device->fill(be, p, dtype, count, s->random_state, s->random_deviation);
     return st ? failed(be, err) : LLM_OK;
 }
 

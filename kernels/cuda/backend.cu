@@ -401,6 +401,7 @@ static struct device_ops make_device_table(void)
     d.recorded = device_recorded;
     d.replay = device_replay;
     d.recording_free = device_recording_free;
+    d.upload_f16 = cuda_upload_f16;
     d.fill = cuda_fill;
     d.failure = device_failure;
     return d;

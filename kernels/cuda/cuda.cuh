@@ -179,6 +179,7 @@ llm_status cuda_weight_create(struct backend *be, const struct weight_spec *spec
                               struct llm_error *err);
 void cuda_weight_destroy(struct backend *be, struct weight *w);
 size_t cuda_weight_bytes(const struct weight *w);
+llm_status cuda_upload_f16(struct backend *be, void *to, const struct tensor *rows);
 llm_status cuda_linear(struct backend *be, const struct linear_args *a);
 
 /* graph_compile.cu, graph_args.cu: policy graphs, as sampling.h says. reap: by the engine's thread, now and

@@ -33,6 +33,7 @@ enum weight_format {
  * of 16. */
 struct weight_block {
     enum weight_format format;
+    enum llm_dtype dtype; /* dense */
     int32_t first, n_out; /* rows as the specification counts them */
     int32_t n_rows, ld;
     int32_t k_tiles; /* packed */

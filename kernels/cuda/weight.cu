@@ -116,7 +116,7 @@ static llm_status place_rows(struct cuda_backend *cu, const struct place *p, int
                              const struct weight_block *b)
 {
     if (b->format != FORMAT_DENSE) return pack_rows(cu, p, n_rows, b);
-    switch (cu->base.act_dtype) {
+    switch (b->dtype) {
     case DTYPE_F32:
         place_kernel<<<n_rows, 256, 0, cu->stream>>>(*p, static_cast<float *>(b->data), b->ld);
         break;
@@ -150,6 +150,12 @@ static llm_status stage_rows(struct cuda_backend *cu, struct staging *s, int i,
     return cuda_check(cu,
                       cudaMemcpyAsync(s->device[i], s->host[i], bytes, cudaMemcpyHostToDevice, cu->stream),
                       "loading a weight");
+}
+
+/* At least some rows of the widest type must fit. */
+static size_t staging_bytes(int64_t n_in)
+{
+    return std::max((size_t)STAGING_BYTES, 4 * VALUES_A_DRAW * (size_t)n_in);
 }
 
 /* first: the row of b where the part begins. */
@@ -211,6 +217,7 @@ static enum weight_format format_of(const struct cuda_backend *cu, const struct 
 
 static void size_block(const struct cuda_backend *cu, struct weight *w, struct weight_block *b)
 {
+    b->dtype = cu->base.act_dtype;
     b->n_rows = w->layout == WEIGHT_GATED ? (b->n_out / 2 + GATED_GROUP - 1) / GATED_GROUP * 2 * GATED_GROUP
                                           : b->n_out;
     b->ld = (w->n_in + 7) / 8 * 8;
@@ -273,8 +280,7 @@ static llm_status load_weight(struct cuda_backend *cu, const struct weight_spec 
     if (!l) return llm_fail(err, LLM_ENOMEM, "no memory for the state of linear layers");
     llm_status st = alloc_blocks(cu, l, w, err);
     if (st) return st;
-    /* At least some rows of the widest type must fit. */
-    st = staging_open(&l->staging, std::max((size_t)STAGING_BYTES, 4 * VALUES_A_DRAW * (size_t)w->n_in), err);
+    st = staging_open(&l->staging, staging_bytes(w->n_in), err);
     if (st) return st;
     for (int32_t i = 0, block = 0, row = 0; i < spec->n_parts && !st; i++) {
         while (row - w->block[block].first >= w->block[block].n_out) block++;
@@ -310,6 +316,26 @@ void cuda_weight_destroy(struct backend *be, struct weight *w)
     if (!w) return;
     for (int32_t i = 0; i < w->n_blocks; i++) be->free(be, w->block[i].data, w->block[i].bytes);
     mem_free(w);
+}
+
+llm_status cuda_upload_f16(struct backend *be, void *to, const struct tensor *rows)
+{
+    struct cuda_backend *cu = cuda_of(be);
+    struct cuda_linear *l = linear_state(cu);
+    struct weight_spec spec = {};
+    struct weight_block b = {};
+    struct llm_error err;
+    if (cu->failed) return LLM_EFAILED;
+    spec.n_parts = 1;
+    spec.part[0] = *rows;
+    b.dtype = DTYPE_F16;
+    b.data = to;
+    b.n_out = b.n_rows = (int32_t)rows->dims[0];
+    b.ld = (int32_t)rows->dims[1];
+    if (!l || staging_open(&l->staging, staging_bytes(rows->dims[1]), &err))
+        return cuda_check(cu, cudaErrorMemoryAllocation, "the buffers through which weights are loaded");
+    llm_status st = load_part(cu, &l->staging, &spec, 0, &b, 0);
+    return st ? st : cuda_check(cu, cudaStreamSynchronize(cu->stream), "loading a weight");
 }
 
 size_t cuda_weight_bytes(const struct weight *w)

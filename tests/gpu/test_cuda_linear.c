@@ -400,6 +400,32 @@ static void replays(struct backend *be)
     free(values), free(first), free(got);
 }
 
+/* What an embedding becomes on the device. */
+static void test_stored_rows(void **state)
+{
+    enum { ROWS = 37 };
+    (void)state;
+    struct backend *be = open_cuda(DTYPE_BF16);
+    for (size_t d = 0; d < sizeof stored / sizeof *stored; d++) {
+        const int32_t n = dtype_table[stored[d]].block == 256 ? 512 : 96;
+        struct tensor t = random_tensor(stored[d], ROWS, n, 3);
+        float *got = malloc(sizeof *got * ROWS * (size_t)n), *want = malloc(sizeof *want * (size_t)n);
+        void *p = be->alloc(be, 2 * ROWS * (size_t)n);
+        assert_non_null(p);
+        if (be->device->upload_f16(be, p, &t)) fail_msg("%s", be->device->failure(be));
+        download(be, DTYPE_F16, p, ROWS * (size_t)n, got);
+        for (int32_t r = 0; r < ROWS; r++) {
+            dequantize_row(&t, r, want);
+            if (!(row_error(got + r * n, want, n) < 1e-3))
+                fail_msg("%s, row %d: error %g", dtype_table[stored[d]].name, r,
+                         row_error(got + r * n, want, n));
+        }
+        be->free(be, p, 2 * ROWS * (size_t)n);
+        free(got), free(want), free((void *)(uintptr_t)t.data);
+    }
+    be->close(be);
+}
+
 static void test_every_dtype(void **state)
 {
     (void)state;
@@ -449,8 +475,9 @@ static int close_ref(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_epilogues),   cmocka_unit_test(test_every_dtype), cmocka_unit_test(test_shapes),
-        cmocka_unit_test(test_mixed_parts), cmocka_unit_test(test_replays),
+        cmocka_unit_test(test_epilogues), cmocka_unit_test(test_every_dtype),
+        cmocka_unit_test(test_shapes),    cmocka_unit_test(test_mixed_parts),
+        cmocka_unit_test(test_replays),   cmocka_unit_test(test_stored_rows),
     };
     const int skipped = cuda_tests_begin(argc, argv);
     return skipped ? skipped : cmocka_run_group_tests(tests, open_ref, close_ref);
