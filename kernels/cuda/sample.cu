@@ -2,10 +2,12 @@
  * w = exp((x - max) / temperature), those at least as large as min_p, as the k-th largest and as the one that
  * completes top_p of the mass are kept; the token is where their running sum in order of ids passes u of it.
  *
- * Thresholds come from histograms over d = (max - x) / temperature. Counts are exact. The mass of a bin is
- * summed in integers of 2^-14 of the bin's largest weight, so that it does not depend on the order of the
- * atomics. The bin that a threshold falls into is divided again while it holds more than can be gathered;
- * then its elements are gathered and ranked exactly. */
+ * A small top_k is found among the largest elements of each thread. Other thresholds come from histograms
+ * over d = (max - x) / temperature: of numbers, which are exact, or of mass, which is summed in integers of
+ * 2^-14 of the bin's largest weight (less in vocabularies beyond 2^17), so that it does not depend on the
+ * order of the atomics. The bin that a threshold falls into is divided again while it holds more than can be
+ * gathered; then its elements are gathered and ranked exactly.
+ */
 
 #include "kernels/cuda/row.cuh"
 
@@ -24,7 +26,7 @@ enum {
 };
 static __device__ const float first_scale =
     64; /* bins for a unit of d; the first level's last bin has no end */
-static __device__ const float mass_unit = 1.0f / 16384;
+static __device__ const double crowd_error = 1.02; /* more than exp(1 / first_scale) */
 
 /* Bins from d0 on, `scale` of them a unit of d. */
 struct level {
@@ -41,20 +43,19 @@ struct row {
 };
 
 struct scratch {
-    union {
-        struct {
-            uint32_t count[N_BINS], mass[N_BINS];
-        };
-        float weight[MOST_GATHERED]; /* of what is gathered; the histogram has done its work then */
-    };
-    float gathered[MOST_GATHERED];
+    uint32_t sum[N_BINS];
+    float gathered[MOST_GATHERED], weight[MOST_GATHERED];
     int id[MOST_GATHERED];
     double chunk_mass[MOST_CHUNKS];
     struct row_sums sums;
     struct level level[MOST_LEVELS];
-    double mass_before; /* of the bins before the one found, on this level */
-    int bin, count_before, n_gathered;
-    int token;
+    double numbers[ROW_WARPS];
+    /* what find_bin has found: a bin, the sum of those before it, what was looked for; at most how many
+     * elements the bin has, and all up to it */
+    int bin;
+    double before, target;
+    float crowd, crowd_upto;
+    int n_gathered, token;
     double total;
 };
 
@@ -71,6 +72,11 @@ struct choice {
 static __device__ __forceinline__ float weight(const struct row *r, float v)
 {
     return expf((v - r->max) * r->inverse);
+}
+
+static __device__ __forceinline__ float depth(const struct row *r, float v)
+{
+    return (r->max - v) * r->inverse;
 }
 
 static __device__ __forceinline__ int bin_of(const struct level *l, float d)
@@ -91,74 +97,77 @@ static __device__ float bin_top(const struct level *l, int bin)
     return expf(-(l->d0 + (float)bin / l->scale));
 }
 
-/* The elements that lie inside all levels above, by bins of this one. */
-static __device__ void histogram(const struct row *r, int level, struct scratch *s)
+/* In a bin, 1 is this large: as fine as lets the sum of a whole row of such fit. */
+static __device__ __forceinline__ float unit_of(int n)
+{
+    return (float)(1u << (n <= 1 << 17 ? 14 : __clz(n - 1) - 1));
+}
+
+/* The elements that lie inside all levels above, by bins of this one: their number, or their weights over
+ * that of the bin's top, which lie between exp(-1 / first_scale) and 1, so that they tell the number too. */
+static __device__ void histogram(const struct row *r, int level, int by_count, struct scratch *s)
 {
     __syncthreads();
-    for (int b = threadIdx.x; b < N_BINS; b += ROW_THREADS) s->count[b] = s->mass[b] = 0;
-    struct level now = s->level[level];
+    for (int b = threadIdx.x; b < N_BINS; b += ROW_THREADS) s->sum[b] = 0;
+    const struct level now = s->level[level];
+    const float unit = unit_of(r->n), width = 1 / now.scale;
     __syncthreads();
     each(r->x, r->n, [&](int, float v) {
-        float d = (r->max - v) * r->inverse;
+        float d = depth(r, v);
         if (!(v >= r->least) || !is_inside(s, level, d)) return;
         int b = bin_of(&now, d);
-        atomicAdd(&s->count[b], 1u);
-        float w = expf(now.d0 + (float)b / now.scale - d);
-        atomicAdd(&s->mass[b], __float2uint_rn(w * (1.0f / mass_unit)));
+        float t = by_count ? 0 : fmaxf(now.d0 + (float)b * width - d, -1 / first_scale);
+        float w = 1 + t * (1 + t * (1.0f / 2 + t * (1.0f / 6))); /* exp(t), within 3e-9 */
+        atomicAdd(&s->sum[b], __float2uint_rn(w * unit));
     });
     __syncthreads();
 }
 
-/* Walks the bins from the largest weights on until `target` is reached, by count or by mass, and leaves in s
- * the bin where that is, with what lies before it. One warp does it: N_BINS / 32 bins a lane. */
-static __device__ void find_bin(const struct level *level, double target, int by_count, struct scratch *s)
+/* Walks the bins from the largest weights on until `target` is reached, by count or by mass; or until `share`
+ * of all is, where that is not 0. Leaves in s the bin where that is, and what lies before it. */
+static __device__ void find_bin(const struct row *r, const struct level *level, double target, double share,
+                                int by_count, struct scratch *s)
 {
-    const int each_lane = N_BINS / 32;
-    if (threadIdx.x < 32) {
-        int first = threadIdx.x * each_lane, count = 0;
-        double mass = 0;
-        for (int b = first; b < first + each_lane; b++) {
-            if (!s->count[b]) continue;
-            count += (int)s->count[b];
-            mass += (double)s->mass[b] * (double)(mass_unit * bin_top(level, b));
-        }
-        double mass_upto = mass;
-        int count_upto = count;
-        for (int d = 1; d < 32; d *= 2) {
-            double m = __shfl_up_sync(~0u, mass_upto, d);
-            int c = __shfl_up_sync(~0u, count_upto, d);
-            if (threadIdx.x >= (unsigned)d) {
-                mass_upto += m;
-                count_upto += c;
-            }
-        }
-        unsigned reached = __ballot_sync(~0u, (by_count ? (double)count_upto : mass_upto) >= target);
-        /* Rounding may leave all of them a little short of the mass: then it is the last that has any. */
-        unsigned any = __ballot_sync(~0u, count > 0);
-        int lane = reached ? __ffs((int)reached) - 1 : 31 - __clz((int)any);
-        if ((int)threadIdx.x == lane) {
-            double m = mass_upto - mass;
-            int c = count_upto - count, found = 0;
-            for (int b = first; b < first + each_lane && !found; b++) {
-                if (!s->count[b]) continue;
-                s->bin = b;
-                s->mass_before = m;
-                s->count_before = c;
-                m += (double)s->mass[b] * (double)(mass_unit * bin_top(level, b));
-                c += (int)s->count[b];
-                found = (by_count ? (double)c : m) >= target;
-            }
-        }
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const double unit = 1 / (double)unit_of(r->n);
+    double number[2], sum[2], number_upto, upto, before, number_base = 0, base = 0, all = 0;
+    for (int k = 0; k < 2; k++) {
+        int b = 2 * (int)threadIdx.x + k;
+        number[k] = unit * (double)s->sum[b];
+        sum[k] = by_count ? number[k] : number[k] * (double)bin_top(level, b);
+    }
+    upto = sum[0] + sum[1];
+    number_upto = number[0] + number[1];
+    for (int d = 1; d < 32; d *= 2) {
+        double m = __shfl_up_sync(~0u, upto, d), c = __shfl_up_sync(~0u, number_upto, d);
+        upto += lane >= d ? m : 0;
+        number_upto += lane >= d ? c : 0;
+    }
+    if (lane == 31) {
+        s->sums.d[warp] = upto;
+        s->numbers[warp] = number_upto;
     }
     __syncthreads();
-}
-
-static __device__ double histogram_mass(struct scratch *s)
-{
-    double mass = 0;
-    for (int b = threadIdx.x; b < N_BINS; b += ROW_THREADS)
-        mass += (double)s->mass[b] * (double)(mass_unit * bin_top(&s->level[0], b));
-    return block_sum(mass, &s->sums);
+    for (int w = 0; w < ROW_WARPS; w++) {
+        if (w < warp) number_base += s->numbers[w];
+        if (w == warp) base = all;
+        all += s->sums.d[w];
+    }
+    upto += base;
+    before = __shfl_up_sync(~0u, upto, 1);
+    if (lane == 0) before = base;
+    /* Rounding may leave all of them a little short of it: then it is the last that has any. */
+    target = fmin(share > 0 ? share * all : target, all);
+    if (before < target && target <= upto) {
+        int second = before + sum[0] < target && sum[1] > 0;
+        double c = number_base + number_upto - number[0] - number[1];
+        s->bin = 2 * (int)threadIdx.x + second;
+        s->before = second ? before + sum[0] : before;
+        s->target = target;
+        s->crowd = (float)(number[second] * crowd_error + 1);
+        s->crowd_upto = (float)((c + number[0] + (second ? number[1] : 0)) * crowd_error + 1);
+    }
+    __syncthreads();
 }
 
 /* Gathers the elements for which keep(x) holds; more than there is room for are counted only. looks: the
@@ -179,11 +188,6 @@ static __device__ void gather(const struct row *r, struct scratch *s, bool looks
             s->id[i] = id;
         });
     __syncthreads();
-}
-
-static __device__ __forceinline__ float depth(const struct row *r, float v)
-{
-    return (r->max - v) * r->inverse;
 }
 
 /* The gathered element at which the walk from the largest down reaches `missing`. Equal ones stand and fall
@@ -240,24 +244,26 @@ static __device__ struct choice draw_gathered(float least, double u, struct scra
 /* ---- many candidates: thresholds from levels of histograms, and a draw from the whole row
  * ------------------ */
 
-/* The logit at which the walk down the row reaches `target`. The first level's histogram is there. */
-static __device__ float walk_down(const struct row *r, double target, int by_count, struct scratch *s)
+/* The logit at which the walk down the row ends. Its bin of the first level has been found. */
+static __device__ float walk_down(const struct row *r, int by_count, struct scratch *s)
 {
+    double target = s->target;
     int level = 0;
-    for (;; level++) {
-        find_bin(&s->level[level], target, by_count, s);
-        target -= by_count ? (double)s->count_before : s->mass_before;
-        int crowd = (int)s->count[s->bin];
+    for (;;) {
+        int crowded = s->crowd > MOST_GATHERED && level + 1 < MOST_LEVELS;
+        target -= s->before;
         __syncthreads();
         if (threadIdx.x == 0) {
             struct level *l = &s->level[level];
             l->bin = s->bin;
-            if (level + 1 < MOST_LEVELS)
+            if (crowded)
                 s->level[level + 1] = {l->d0 + (float)s->bin / l->scale, l->scale * (float)N_BINS, 0};
         }
         __syncthreads();
-        if (crowd <= MOST_GATHERED || level + 1 == MOST_LEVELS) break;
-        histogram(r, level + 1, s);
+        if (!crowded) break;
+        histogram(r, ++level, by_count, s);
+        find_bin(r, &s->level[level], target, 0, by_count, s);
+        target = s->target;
     }
     gather(r, s, true, [&](float v) { return is_inside(s, level + 1, depth(r, v)); });
     /* Still too many: equal numbers, which are kept together. */
@@ -333,13 +339,14 @@ static __device__ struct choice draw_row(const struct row *r, float least, doubl
 /* ---- the whole --------------------------------------------------------------------------------------------
  */
 
-/* What top_k (if not 0) and top_p leave of what is gathered. */
+/* What top_k (if not 0) and top_p leave of what is gathered. mass: what top_p is of the row, without top_k.
+ */
 static __device__ struct choice choose_gathered(const struct row *r, int top_k, float top_p, double mass,
                                                 double u, struct scratch *s)
 {
     float least = top_k ? rank_gathered(r->least, (double)top_k, 1, s) : r->least;
-    if (top_k && top_p < 1) mass = gathered_mass(least, s);
-    if (top_p < 1) least = rank_gathered(least, (double)top_p * mass, 0, s);
+    if (top_k && top_p < 1) mass = (double)top_p * gathered_mass(least, s);
+    if (top_p < 1) least = rank_gathered(least, mass, 0, s);
     return draw_gathered(least, u, s);
 }
 
@@ -358,20 +365,20 @@ static __device__ struct choice choose(struct row r, const struct sample_row *p,
         if (s->n_gathered <= MOST_GATHERED) return choose_gathered(&r, top_k, p->top_p, 0, u, s);
     }
     if (threadIdx.x == 0) s->level[0] = {0, first_scale, 0};
-    histogram(&r, 0, s);
-    double mass = top_k ? 0 : histogram_mass(s), target = top_k ? (double)top_k : (double)p->top_p * mass;
-    find_bin(&s->level[0], target, top_k > 0, s);
-    int bin = s->bin, n_candidates = s->count_before + (int)s->count[s->bin];
-    if (n_candidates <= MOST_FEW) {
+    histogram(&r, 0, top_k > 0, s);
+    find_bin(&r, &s->level[0], (double)top_k, top_k ? 0 : (double)p->top_p, top_k > 0, s);
+    if (s->crowd_upto <= MOST_FEW) {
         const struct level *first = &s->level[0];
+        int bin = s->bin;
+        double target = s->target;
         gather(&r, s, true, [&](float v) { return bin_of(first, depth(&r, v)) <= bin; });
-        return choose_gathered(&r, top_k, p->top_p, mass, u, s);
+        return choose_gathered(&r, top_k, p->top_p, target, u, s);
     }
-    __syncthreads();
-    if (top_k) r.least = fmaxf(r.least, walk_down(&r, target, 1, s));
-    if (by_p) {
-        if (top_k) histogram(&r, 0, s);
-        r.least = fmaxf(r.least, walk_down(&r, (double)p->top_p * histogram_mass(s), 0, s));
+    r.least = fmaxf(r.least, walk_down(&r, top_k > 0, s));
+    if (top_k && by_p) {
+        histogram(&r, 0, 0, s);
+        find_bin(&r, &s->level[0], 0, (double)p->top_p, 0, s);
+        r.least = fmaxf(r.least, walk_down(&r, 0, s));
     }
     return draw_row(&r, r.least, u, s);
 }
