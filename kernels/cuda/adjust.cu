@@ -1,13 +1,15 @@
 /* What requests ask of their logits, as sampler_adjust of core/engine/sampler.c does it, and what a seat
  * keeps for that: its history, and how often it has each token.
  *
- * A row is cut into parts, a block each, so that few rows keep the device busy as well. The blocks of a row
- * have nothing to say to each other but whether any finite logit is left: they vote in the row's state, and
- * the last to vote settles the row. */
+ * A row is cut into parts, a block each, so that one wave of blocks keeps the device busy, be they few rows
+ * or many. The blocks of a row have nothing to say to each other but whether any finite logit is left: they
+ * vote in the row's state, and the last to vote settles the row. */
 
 #include "kernels/cuda/row.cuh"
 
-enum { PART = 8192, PART_THREADS = 256 };
+#include <algorithm>
+
+enum { LEAST_PART = 2048, MOST_PART = 65536, PART_THREADS = 256, PART_BLOCKS = 4 /* an SM */ };
 enum : unsigned { VOTED_SOME = 1u << 30, VOTED_INFINITE = 1u << 31 }; /* below: how many blocks */
 
 /* ---- seats ----------------------------------------------------------------------------------------------
@@ -57,7 +59,8 @@ struct part {
     float repetition, frequency, presence;
 };
 
-static __device__ struct part part_of(const struct sample_args *a, const struct sample_row *p, int row)
+static __device__ struct part part_of(const struct sample_args *a, const struct sample_row *p, int row,
+                                      int size)
 {
     const struct seats *s = &a->seats;
     const struct seat *seat = &s->seat[p->seat];
@@ -69,8 +72,8 @@ static __device__ struct part part_of(const struct sample_args *a, const struct 
     q.allowed = s->allowed + (size_t)p->seat * ((n + 31) / 32); /* seat_bit_words, for devices */
     q.raw = a->logits + row * a->logits_stride;
     q.to = s->work + (size_t)p->seat * 2 * n;
-    q.begin = (int)blockIdx.x * PART;
-    q.end = min(q.begin + PART, a->vocab_size);
+    q.begin = (int)blockIdx.x * size;
+    q.end = min(q.begin + size, a->vocab_size);
     q.position = (int)p->position;
     q.token = a->tokens[p->row];
     q.repetition = seat->repetition_penalty;
@@ -113,8 +116,8 @@ static __device__ int find_banned(const struct part *q, uint32_t *banned)
 {
     const struct seat *seat = q->seat;
     int masked = seat->flags & SEAT_ALLOWED, any = 0;
-    for (int w = threadIdx.x; w < PART / 32; w += PART_THREADS)
-        banned[w] = masked && q->begin + 32 * w < q->end ? ~q->allowed[q->begin / 32 + w] : 0;
+    for (int w = threadIdx.x; 32 * w < q->end - q->begin; w += PART_THREADS)
+        banned[w] = masked ? ~q->allowed[q->begin / 32 + w] : 0;
     __syncthreads();
     const int32_t *young = seat->words + 2 * seat->n_bias, *ends = young + seat->n_young;
     const int32_t *ids = ends + seat->n_bad_words;
@@ -157,13 +160,24 @@ static __device__ unsigned adjust_part(const struct part *q, const uint32_t *ban
     const float4 *from4 = reinterpret_cast<const float4 *>(q->raw + q->begin);
     const uint4 *counts4 = reinterpret_cast<const uint4 *>(q->counts + q->begin);
     float4 *to4 = reinterpret_cast<float4 *>(q->to + q->begin);
-#pragma unroll 4
-    for (int i = threadIdx.x; i < n4; i += PART_THREADS) {
-        float4 v = from4[i];
-        uint4 c = q->penalized ? counts4[i] : make_uint4(0, 0, 0, 0);
-        unsigned bits = banned[i / 8] >> 4 * (i % 8);
-        to4[i] = make_float4(adjusted(v.x, c.x, bits & 1), adjusted(v.y, c.y, bits & 2),
-                             adjusted(v.z, c.z, bits & 4), adjusted(v.w, c.w, bits & 8));
+    const int ahead = 4; /* are loaded before the first is used */
+    for (int first = threadIdx.x; first < n4; first += ahead * PART_THREADS) {
+        float4 v[ahead];
+        uint4 c[ahead];
+#pragma unroll
+        for (int k = 0; k < ahead; k++) {
+            int i = first + k * PART_THREADS;
+            if (i < n4) v[k] = from4[i];
+            c[k] = q->penalized && i < n4 ? counts4[i] : make_uint4(0, 0, 0, 0);
+        }
+#pragma unroll
+        for (int k = 0; k < ahead; k++) {
+            int i = first + k * PART_THREADS;
+            if (i >= n4) break;
+            unsigned bits = banned[i / 8] >> 4 * (i % 8);
+            to4[i] = make_float4(adjusted(v[k].x, c[k].x, bits & 1), adjusted(v[k].y, c[k].y, bits & 2),
+                                 adjusted(v[k].z, c[k].z, bits & 4), adjusted(v[k].w, c[k].w, bits & 8));
+        }
     }
     for (int t = q->begin + 4 * n4 + (int)threadIdx.x; t < q->end; t += PART_THREADS) {
         int i = t - q->begin;
@@ -191,9 +205,11 @@ static __device__ void settle(const struct sample_args *a, int row, const float 
     a->out[row].flags = barren ? SAMPLED_BARREN : 0;
 }
 
-static __global__ void __launch_bounds__(PART_THREADS) adjust_kernel(const struct sample_args a)
+/* size: tokens of a part. */
+static __global__ void __launch_bounds__(PART_THREADS, PART_BLOCKS)
+    adjust_kernel(const struct sample_args a, int size)
 {
-    __shared__ uint32_t banned[PART / 32];
+    __shared__ uint32_t banned[MOST_PART / 32];
     pdl_launch();
     pdl_wait();
     int row = blockIdx.y;
@@ -204,7 +220,7 @@ static __global__ void __launch_bounds__(PART_THREADS) adjust_kernel(const struc
         if (blockIdx.x == 0 && threadIdx.x == 0) settle(&a, row, raw, 0);
         return;
     }
-    const struct part q = part_of(&a, &p, row);
+    const struct part q = part_of(&a, &p, row, size);
     note_token(&q);
     int changed = find_banned(&q, banned); /* and waits for the count */
     changed |= q.penalized || q.seat->n_bias > 0 || (p.flags & SAMPLE_HOOKED);
@@ -227,9 +243,12 @@ static __global__ void __launch_bounds__(PART_THREADS) adjust_kernel(const struc
 
 llm_status cuda_adjust(struct backend *be, const struct sample_args *a)
 {
-    unsigned parts = (unsigned)(a->vocab_size + PART - 1) / PART;
-    return cuda_launch(cuda_of(be), "adjust", adjust_kernel, dim3(parts, (unsigned)a->n), dim3(PART_THREADS),
-                       0, *a);
+    struct cuda_backend *cu = cuda_of(be);
+    int parts = std::max(1, PART_BLOCKS * cu->n_sms / a->n), size = (a->vocab_size + parts - 1) / parts;
+    size = std::min(std::max((size + 31) / 32 * 32, (int)LEAST_PART), (int)MOST_PART);
+    parts = (a->vocab_size + size - 1) / size;
+    return cuda_launch(cu, "adjust", adjust_kernel, dim3((unsigned)parts, (unsigned)a->n), dim3(PART_THREADS),
+                       0, *a, size);
 }
 
 /* ---- check ----------------------------------------------------------------------------------------------

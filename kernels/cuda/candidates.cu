@@ -21,8 +21,7 @@ static __global__ void __launch_bounds__(ROW_THREADS, 1) candidates_kernel(const
         return d <= 0 ? __float_as_uint(host_exp(d)) : 0u; /* NaN: out */
     };
 
-    float own = -INFINITY;
-    each(state.at, n, [&](int, float v) { own = fmaxf(own, v); });
+    const float own = own_max(state.at, n).max;
     /* Bits of floats that are not negative order as they do. */
     uint32_t least = max(weight(state.least), 1u);
     uint32_t bound = best_bound(weight(own), k, least, &b);

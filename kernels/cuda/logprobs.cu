@@ -1,6 +1,6 @@
-/* Log-probabilities of the raw row: of the token that was chosen, and of the likeliest. A block a row, two
- * passes: the largest, the token's rank and a bound for the likeliest; then the sum of exp and what reaches
- * the bound. */
+/* Log-probabilities of the raw row: of the token that was chosen, and of the likeliest. A block a row: a pass
+ * for the sum of exp, the token's rank and a bound for the likeliest, then a look at what may reach the
+ * bound. */
 
 #include "kernels/cuda/best.cuh"
 
@@ -13,26 +13,29 @@ static __global__ void __launch_bounds__(ROW_THREADS, 1) logprobs_kernel(const s
     if (p.slot < 0 || p.n_logprobs < 0) return;
     const float *x = a.logits + blockIdx.x * a.logits_stride;
     struct sample_logprob *to = a.logprobs + (size_t)blockIdx.x * (1 + SAMPLE_MAX_LOGPROBS);
-    int n = a.vocab_size, k = min(p.n_logprobs, n), token = a.out[blockIdx.x].token, larger = 0, at = 0;
-    float own = -INFINITY, chosen = x[token];
-    each(x, n, [&](int i, float v) {
-        own = fmaxf(own, v);
-        larger += v > chosen || (v == chosen && i < token);
+    const float log2_e = 1.44269504088896341f;
+    const int n = a.vocab_size, k = min(p.n_logprobs, n), token = a.out[blockIdx.x].token;
+    const float chosen = x[token];
+    int larger = 0;
+    struct exp_sum e = {-INFINITY, 0};
+    each_piece(x, n, [&](const struct piece &q) {
+        exp_sum_add(&e, &q, -FLT_MAX, log2_e);
+#pragma unroll
+        for (int j = 0; j < 16; j++)
+            larger += q.v[j] > chosen || (q.v[j] == chosen && piece_id(&q, j) < token);
     });
-    float max = own;
-    block_argmax(&max, &at, &b.sums);
+    float max = block_max(e.max, &b.sums);
     int rank = 1 + block_count(larger, &b.sums);
-
-    uint32_t bound = k > 0 ? best_bound(ordered(own), k, ordered(-INFINITY), &b) : 0;
-    bool looks = k > 0 && ordered(own) >= best_own_bound(bound);
-    float reached = looks ? from_ordered(bound) : INFINITY, sum = 0;
-    each(x, n, [&](int i, float v) {
-        sum += v > -INFINITY ? __expf(v - max) : 0; /* the product in it is exact enough: max is near */
-        if (v >= reached && looks) best_add(&b, ordered(v), i);
-    });
-    double norm = (double)max + log(block_sum((double)sum, &b.sums));
+    double norm = (double)max + log(block_sum(exp_sum_from(max, e, log2_e), &b.sums));
     if (threadIdx.x == 0) to[0] = {token, rank, (float)((double)chosen - norm)};
     if (k == 0) return;
+
+    uint32_t bound = best_bound(ordered(e.max), k, ordered(-INFINITY), &b);
+    float reached = from_ordered(bound);
+    if (ordered(e.max) >= best_own_bound(bound))
+        each(x, n, [&](int i, float v) {
+            if (v >= reached) best_add(&b, ordered(v), i);
+        });
     best_narrow(
         x, n, k, [](float v) { return ordered(v); }, &b);
     best_emit(&b, k, [&](int place, int id, uint32_t key) {

@@ -49,30 +49,40 @@ static __device__ float block_min(float v, struct row_sums *s)
     return v;
 }
 
-/* The largest and its lowest index. A NaN is never larger. */
-static __device__ void block_argmax(float *value, int *index, struct row_sums *s)
+static __device__ float block_max(float v, struct row_sums *s)
 {
-    for (int d = 16; d > 0; d /= 2) {
-        float v = __shfl_xor_sync(~0u, *value, d);
-        int i = __shfl_xor_sync(~0u, *index, d);
-        if (v > *value || (v == *value && i < *index)) {
-            *value = v;
-            *index = i;
-        }
+    for (int d = 16; d > 0; d /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) s->f[threadIdx.x / 32] = v;
+    __syncthreads();
+    for (int w = 0; w < ROW_WARPS; w++) v = fmaxf(v, s->f[w]);
+    return v;
+}
+
+/* Of the values of all threads in their order: the sum of those before the thread's own, and up to it. The
+ * sum up to one thread is the sum before the next, to the bit. */
+struct range {
+    double before, upto, total;
+};
+
+static __device__ struct range block_scan(double v, struct row_sums *s)
+{
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    double base = 0, total = 0;
+    for (int d = 1; d < 32; d *= 2) {
+        double o = __shfl_up_sync(~0u, v, d);
+        v += lane >= d ? o : 0;
     }
     __syncthreads();
-    if (threadIdx.x % 32 == 0) {
-        s->f[threadIdx.x / 32] = *value;
-        s->i[threadIdx.x / 32] = *index;
-    }
+    if (lane == 31) s->d[warp] = v;
     __syncthreads();
-    *value = s->f[0];
-    *index = s->i[0];
-    for (int w = 1; w < ROW_WARPS; w++)
-        if (s->f[w] > *value || (s->f[w] == *value && s->i[w] < *index)) {
-            *value = s->f[w];
-            *index = s->i[w];
-        }
+    for (int w = 0; w < ROW_WARPS; w++) {
+        if (w == warp) base = total;
+        total += s->d[w];
+    }
+    v += base;
+    double before = __shfl_up_sync(~0u, v, 1);
+    return {lane > 0 ? before : base, v, total};
 }
 
 /* A value that at least k of the threads' keys reach, and few more than k, where they differ; 0 if fewer than
@@ -89,34 +99,131 @@ static __device__ uint32_t block_kth(uint32_t key, int k)
     return cut;
 }
 
-/* Calls f(i, x) for each element, the same thread for the same i each time; where the row is aligned for it,
- * sixteen are loaded before the first is used. */
+/* ---- passes ---------------------------------------------------------------------------------------------
+ *
+ * A row is cut into chunks, which the warps take in turns, and those into pieces of 16 elements a lane, which
+ * are loaded before the first is used: by fours where the row is aligned for it. An element is the same
+ * thread's in each pass. */
+
+enum { ROW_PIECE = 512, MOST_CHUNKS = ROW_THREADS };
+
+/* Elements: one piece, but of huge vocabularies. */
+static __device__ __forceinline__ int chunk_size(int n)
+{
+    int size = ROW_PIECE;
+    while ((n - 1) / size >= MOST_CHUNKS) size *= 2;
+    return size;
+}
+
+struct piece {
+    float v[16]; /* -inf beyond the row's end */
+    int base, first, stride;
+};
+
+static __device__ __forceinline__ int piece_id(const struct piece *p, int k)
+{
+    return p->first + 128 * (k / 4) + p->stride * (k % 4);
+}
+
+static __device__ __forceinline__ struct piece load_piece(const float *x, int n, int base)
+{
+    struct piece p;
+    p.base = base;
+    const int lane = threadIdx.x % 32;
+    if ((reinterpret_cast<uintptr_t>(x) & 15) == 0 && base + ROW_PIECE <= n) {
+        p.stride = 1;
+        p.first = base + 4 * lane;
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            reinterpret_cast<float4 *>(p.v)[k] = *reinterpret_cast<const float4 *>(x + p.first + 128 * k);
+    } else {
+        p.stride = 32;
+        p.first = base + lane;
+#pragma unroll
+        for (int k = 0; k < 16; k++) p.v[k] = p.first + 32 * k < n ? x[p.first + 32 * k] : -INFINITY;
+    }
+    return p;
+}
+
+static __device__ __forceinline__ float piece_max(const struct piece *p)
+{
+    float max = p->v[0];
+#pragma unroll
+    for (int k = 1; k < 16; k++) max = fmaxf(max, p->v[k]);
+    return max;
+}
+
+/* Calls f(piece) for each piece of the row. */
+template <typename F> static __device__ __forceinline__ void each_piece(const float *x, int n, F f)
+{
+    const int size = chunk_size(n);
+    for (int begin = (int)threadIdx.x / 32 * size; begin < n; begin += ROW_WARPS * size)
+        for (int base = begin; base < min(begin + size, n); base += ROW_PIECE) {
+            const struct piece p = load_piece(x, n, base);
+            f(p);
+        }
+}
+
+/* Calls f(i, x) for each element. */
 template <typename F> static __device__ __forceinline__ void each(const float *x, int n, F f)
 {
-    const int ahead = 4;
-    int n4 = (reinterpret_cast<uintptr_t>(x) & 15) == 0 ? n / 4 : 0, i = threadIdx.x;
-    const float4 *x4 = reinterpret_cast<const float4 *>(x);
-    for (; i + (ahead - 1) * ROW_THREADS < n4; i += ahead * ROW_THREADS) {
-        float4 v[ahead];
+    each_piece(x, n, [&](const struct piece &p) {
 #pragma unroll
-        for (int k = 0; k < ahead; k++) v[k] = x4[i + k * ROW_THREADS];
+        for (int k = 0; k < 16; k++)
+            if (piece_id(&p, k) < n) f(piece_id(&p, k), p.v[k]);
+    });
+}
+
+/* The largest of the thread's own elements (-inf: none), and where the first piece begins that has it. */
+struct own {
+    float max;
+    int base;
+};
+
+static __device__ __forceinline__ struct own own_max(const float *x, int n)
+{
+    struct own o = {-INFINITY, 0};
+    each_piece(x, n, [&](const struct piece &p) {
+        float max = piece_max(&p);
+        if (max > o.max) o = {max, p.base};
+    });
+    return o;
+}
+
+/* ---- numbers --------------------------------------------------------------------------------------------
+ */
+
+/* 2^x within 2 ulp, 0 below -126. */
+static __device__ __forceinline__ float exp2_fast(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* A sum of 2^(scale x) over numbers that come piece by piece, relative to the largest so far. -inf and NaN
+ * add nothing. Two sums can be made one: that with the larger max, plus the other times 2^(scale (max' -
+ * max)). */
+struct exp_sum {
+    float max, sum;
+};
+
+static __device__ __forceinline__ void exp_sum_add(struct exp_sum *s, const struct piece *p, float least,
+                                                   float scale)
+{
+    float max = piece_max(p);
+    if (max > s->max) {
+        s->sum *= exp2_fast((s->max - max) * scale);
+        s->max = max;
+    }
 #pragma unroll
-        for (int k = 0; k < ahead; k++) {
-            int at = 4 * (i + k * ROW_THREADS);
-            f(at, v[k].x);
-            f(at + 1, v[k].y);
-            f(at + 2, v[k].z);
-            f(at + 3, v[k].w);
-        }
-    }
-    for (; i < n4; i += ROW_THREADS) {
-        float4 v = x4[i];
-        f(4 * i, v.x);
-        f(4 * i + 1, v.y);
-        f(4 * i + 2, v.z);
-        f(4 * i + 3, v.w);
-    }
-    for (i = 4 * n4 + threadIdx.x; i < n; i += ROW_THREADS) f(i, x[i]);
+    for (int k = 0; k < 16; k++) s->sum += p->v[k] >= least ? exp2_fast((p->v[k] - s->max) * scale) : 0;
+}
+
+/* The sum as if `max` were the largest. */
+static __device__ __forceinline__ double exp_sum_from(float max, struct exp_sum s, float scale)
+{
+    return s.sum > 0 ? (double)(s.sum * exp2_fast((s.max - max) * scale)) : 0;
 }
 
 /* A number that orders as v does, among floats: equal for equal ones (both zeros too), 0 for NaN only. */

@@ -18,11 +18,9 @@ extern "C" {
 enum {
     N_BINS = 2048,
     MOST_GATHERED = 2048,
-    MOST_FEW = 512, /* candidates that are compared with each other; more: level by level */
-    CHUNK = 256,    /* of a row, for the draw; more where there would be too many */
-    MOST_CHUNKS = 1024,
-    MOST_LEVELS = 3,   /* a bin of the third is narrower than floats are apart, but near 0 */
-    MOST_BY_BEST = 256 /* a top_k up to here is found among the threads' own best */
+    MOST_FEW = 512,  /* candidates that are compared with each other; more: level by level */
+    MOST_LEVELS = 3, /* a bin of the third is narrower than floats are apart, but near 0 */
+    SOME = 256,      /* that many are looked for among the threads' largest elements */
 };
 static __device__ const float first_scale =
     64; /* bins for a unit of d; the first level's last bin has no end */
@@ -38,25 +36,26 @@ struct level {
 struct row {
     const float *x;
     int n;
-    float max, inverse; /* 1 / temperature */
-    float least;        /* only elements x >= least count */
+    float max;            /* -inf: not known yet */
+    float inverse, scale; /* 1 / temperature, and over ln 2 */
+    float least;          /* only elements x >= least count */
 };
 
 struct scratch {
     uint32_t sum[N_BINS];
     float gathered[MOST_GATHERED], weight[MOST_GATHERED];
     int id[MOST_GATHERED];
-    double chunk_mass[MOST_CHUNKS];
+    float chunk_max[MOST_CHUNKS];
+    double chunk_mass[MOST_CHUNKS]; /* relative to it; later, to the row's */
     struct row_sums sums;
     struct level level[MOST_LEVELS];
-    double numbers[ROW_WARPS];
     /* what find_bin has found: a bin, the sum of those before it, what was looked for; at most how many
      * elements the bin has, and all up to it */
     int bin;
     double before, target;
     float crowd, crowd_upto;
-    int n_gathered, token;
-    double total;
+    int n_gathered, chunk, token;
+    double left;
 };
 
 /* A token of those from `least` on, whose weights add up to `total`; -1: none. */
@@ -128,44 +127,24 @@ static __device__ void histogram(const struct row *r, int level, int by_count, s
 static __device__ void find_bin(const struct row *r, const struct level *level, double target, double share,
                                 int by_count, struct scratch *s)
 {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const double unit = 1 / (double)unit_of(r->n);
-    double number[2], sum[2], number_upto, upto, before, number_base = 0, base = 0, all = 0;
+    double number[2], sum[2];
     for (int k = 0; k < 2; k++) {
         int b = 2 * (int)threadIdx.x + k;
         number[k] = unit * (double)s->sum[b];
         sum[k] = by_count ? number[k] : number[k] * (double)bin_top(level, b);
     }
-    upto = sum[0] + sum[1];
-    number_upto = number[0] + number[1];
-    for (int d = 1; d < 32; d *= 2) {
-        double m = __shfl_up_sync(~0u, upto, d), c = __shfl_up_sync(~0u, number_upto, d);
-        upto += lane >= d ? m : 0;
-        number_upto += lane >= d ? c : 0;
-    }
-    if (lane == 31) {
-        s->sums.d[warp] = upto;
-        s->numbers[warp] = number_upto;
-    }
-    __syncthreads();
-    for (int w = 0; w < ROW_WARPS; w++) {
-        if (w < warp) number_base += s->numbers[w];
-        if (w == warp) base = all;
-        all += s->sums.d[w];
-    }
-    upto += base;
-    before = __shfl_up_sync(~0u, upto, 1);
-    if (lane == 0) before = base;
+    struct range numbers = block_scan(number[0] + number[1], &s->sums);
+    struct range sums = block_scan(sum[0] + sum[1], &s->sums);
     /* Rounding may leave all of them a little short of it: then it is the last that has any. */
-    target = fmin(share > 0 ? share * all : target, all);
-    if (before < target && target <= upto) {
-        int second = before + sum[0] < target && sum[1] > 0;
-        double c = number_base + number_upto - number[0] - number[1];
+    target = fmin(share > 0 ? share * sums.total : target, sums.total);
+    if (sums.before < target && target <= sums.upto) {
+        int second = sums.before + sum[0] < target && sum[1] > 0;
         s->bin = 2 * (int)threadIdx.x + second;
-        s->before = second ? before + sum[0] : before;
+        s->before = sums.before + (second ? sum[0] : 0);
         s->target = target;
         s->crowd = (float)(number[second] * crowd_error + 1);
-        s->crowd_upto = (float)((c + number[0] + (second ? number[1] : 0)) * crowd_error + 1);
+        s->crowd_upto = (float)((numbers.before + number[0] + (second ? number[1] : 0)) * crowd_error + 1);
     }
     __syncthreads();
 }
@@ -270,125 +249,199 @@ static __device__ float walk_down(const struct row *r, int by_count, struct scra
     return rank_gathered(r->least, s->n_gathered > MOST_GATHERED ? DBL_MAX : target, by_count, s);
 }
 
-/* Sums of kept weights, a warp a chunk of the row, then the chunk where u of the mass is reached, then the
- * element in it. */
-static __device__ struct choice draw_row(const struct row *r, float least, double u, struct scratch *s)
+/* Masses of the chunks, each relative to the largest that its warp has met there, or to r->max. */
+static __device__ struct own weigh_chunks(const struct row *r, struct scratch *s)
 {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, chunk = CHUNK;
-    while ((r->n + chunk - 1) / chunk > MOST_CHUNKS) chunk *= 2;
-    int n_chunks = (r->n + chunk - 1) / chunk;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, size = chunk_size(r->n);
+    struct own own = {-INFINITY, 0};
     __syncthreads();
-    for (int c = warp; c < n_chunks; c += ROW_WARPS) {
-        double sum = 0;
-        int end = min((c + 1) * chunk, r->n);
-#pragma unroll 8
-        for (int i = c * chunk + lane; i < end; i += 32)
-            sum += r->x[i] >= least ? (double)weight(r, r->x[i]) : 0;
-        for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
-        if (lane == 0) s->chunk_mass[c] = sum;
-    }
-    __syncthreads();
-    if (warp == 0) {
-        int each_lane = (n_chunks + 31) / 32, first = min(lane * each_lane, n_chunks);
-        int last = min(first + each_lane, n_chunks), chosen = -1;
-        double own = 0, left, upto;
-        for (int c = first; c < last; c++) own += s->chunk_mass[c];
-        upto = own;
-        for (int d = 1; d < 32; d *= 2) {
-            double m = __shfl_up_sync(~0u, upto, d);
-            if (lane >= d) upto += m;
+    for (int c = warp; c < (r->n + size - 1) / size; c += ROW_WARPS) {
+        struct exp_sum e = {r->max, 0};
+        for (int base = c * size; base < min((c + 1) * size, r->n); base += ROW_PIECE) {
+            const struct piece p = load_piece(r->x, r->n, base);
+            exp_sum_add(&e, &p, r->least, r->scale);
+            if (e.max > own.max) own = {e.max, base};
         }
-        double total = __shfl_sync(~0u, upto, 31);
-        left = u * total;
-        unsigned past = __ballot_sync(~0u, own > 0 && upto > left), any = __ballot_sync(~0u, own > 0);
-        int owner = past ? __ffs((int)past) - 1 : 31 - __clz((int)any);
-        left -= upto - own;
-        for (int c = first; c < last && lane == owner; c++) {
-            if (!(s->chunk_mass[c] > 0)) continue;
-            if (chosen >= 0) left -= s->chunk_mass[chosen];
-            chosen = c;
-            if (left < s->chunk_mass[c]) break;
-        }
-        chosen = __shfl_sync(~0u, chosen, owner);
-        left = __shfl_sync(~0u, left, owner);
-        int token = -1, end = min((chosen + 1) * chunk, r->n);
-        for (int base = chosen * chunk; base < end; base += 32) {
-            int i = base + lane, keep = i < end && r->x[i] >= least;
-            double sum = keep ? (double)weight(r, r->x[i]) : 0;
-            for (int d = 1; d < 32; d *= 2) {
-                double o = __shfl_up_sync(~0u, sum, d);
-                if (lane >= d) sum += o;
-            }
-            unsigned kept = __ballot_sync(~0u, keep), done = __ballot_sync(~0u, keep && sum > left);
-            if (kept) token = base + 31 - __clz((int)kept);
-            if (done) {
-                token = base + __ffs((int)done) - 1;
-                break;
-            }
-            left -= __shfl_sync(~0u, sum, 31);
-        }
+        float max = e.max;
+        for (int d = 16; d > 0; d /= 2) max = fmaxf(max, __shfl_xor_sync(~0u, max, d));
+        double mass = exp_sum_from(max, e, r->scale);
+        for (int d = 16; d > 0; d /= 2) mass += __shfl_xor_sync(~0u, mass, d);
         if (lane == 0) {
-            s->token = token;
-            s->total = total;
+            s->chunk_max[c] = max;
+            s->chunk_mass[c] = mass;
         }
     }
     __syncthreads();
-    return {s->token, least, s->total};
+    return own;
+}
+
+/* Makes the masses relative to r->max, which is known now. Returns their sum. */
+static __device__ double row_mass(const struct row *r, struct scratch *s)
+{
+    const int c = threadIdx.x, size = chunk_size(r->n);
+    double mass = 0;
+    if (c < (r->n + size - 1) / size) {
+        if (s->chunk_mass[c] > 0)
+            mass = s->chunk_mass[c] * (double)exp2_fast((s->chunk_max[c] - r->max) * r->scale);
+        s->chunk_mass[c] = mass;
+    }
+    return block_sum(mass, &s->sums);
+}
+
+/* Sixteen neighbours from `first` on, as weights. */
+static __device__ __forceinline__ void weigh_neighbours(const struct row *r, int first, float w[16])
+{
+    if ((reinterpret_cast<uintptr_t>(r->x) & 15) == 0 && first + 16 <= r->n)
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            reinterpret_cast<float4 *>(w)[k] = *reinterpret_cast<const float4 *>(r->x + first + 4 * k);
+    else
+#pragma unroll
+        for (int k = 0; k < 16; k++) w[k] = first + k < r->n ? r->x[first + k] : -INFINITY;
+#pragma unroll
+    for (int k = 0; k < 16; k++) w[k] = w[k] >= r->least ? exp2_fast((w[k] - r->max) * r->scale) : 0;
+}
+
+/* By one warp: the element of the chunk with which the sum in order of ids exceeds `left`; the last that has
+ * any weight if none does, -1 if none has any. */
+static __device__ int draw_chunk(const struct row *r, int chunk, double left)
+{
+    const int lane = threadIdx.x % 32, size = chunk_size(r->n);
+    int token = -1;
+    for (int base = chunk * size; base < min((chunk + 1) * size, r->n); base += ROW_PIECE) {
+        float w[16], own = 0;
+        int first = base + 16 * lane, mine = -1;
+        weigh_neighbours(r, first, w);
+#pragma unroll
+        for (int k = 0; k < 16; k++) own += w[k];
+        double upto = (double)own;
+        for (int d = 1; d < 32; d *= 2) {
+            double o = __shfl_up_sync(~0u, upto, d);
+            upto += lane >= d ? o : 0;
+        }
+        unsigned past = __ballot_sync(~0u, own > 0 && upto > left), any = __ballot_sync(~0u, own > 0);
+        if (any) {
+            int owner = past ? __ffs((int)past) - 1 : 31 - __clz((int)any);
+            double sum = upto - (double)own;
+#pragma unroll
+            for (int k = 0; k < 16; k++) {
+                if (w[k] > 0 && (mine < 0 || sum <= left)) mine = first + k;
+                sum += (double)w[k];
+            }
+            token = __shfl_sync(~0u, mine, owner);
+        }
+        if (past) break;
+        left -= __shfl_sync(~0u, upto, 31);
+    }
+    return token;
+}
+
+/* The chunk where u of the mass is reached, then the element in it. row_mass has run. */
+static __device__ struct choice draw_row(const struct row *r, double u, struct scratch *s)
+{
+    const int c = threadIdx.x, size = chunk_size(r->n);
+    double own = c < (r->n + size - 1) / size ? s->chunk_mass[c] : 0;
+    struct range m = block_scan(own, &s->sums);
+    double left = u * m.total;
+    if (c == 0) s->chunk = -1;
+    __syncthreads();
+    if (own > 0 && m.before <= left && left < m.upto) {
+        s->chunk = c;
+        s->left = left - m.before;
+    }
+    __syncthreads();
+    if (s->chunk < 0) { /* rounding: it is the end of the last that has any */
+        __syncthreads();
+        s->left = DBL_MAX;
+        if (own > 0) atomicMax(&s->chunk, c);
+        __syncthreads();
+    }
+    if (c < 32) {
+        int token = s->chunk >= 0 ? draw_chunk(r, s->chunk, s->left) : -1;
+        if (c == 0) s->token = token;
+    }
+    __syncthreads();
+    return {s->token, r->least, m.total};
 }
 
 /* ---- the whole --------------------------------------------------------------------------------------------
  */
 
-/* What top_k (if not 0) and top_p leave of what is gathered. mass: what top_p is of the row, without top_k.
- */
+/* What top_k (if not 0) and top_p leave of what is gathered. mass: of all that top_p is a share of; 0: of
+ * what top_k leaves. */
 static __device__ struct choice choose_gathered(const struct row *r, int top_k, float top_p, double mass,
                                                 double u, struct scratch *s)
 {
     float least = top_k ? rank_gathered(r->least, (double)top_k, 1, s) : r->least;
-    if (top_k && top_p < 1) mass = (double)top_p * gathered_mass(least, s);
-    if (top_p < 1) least = rank_gathered(least, mass, 0, s);
+    if (top_p < 1 && mass == 0) mass = gathered_mass(least, s);
+    if (top_p < 1) least = rank_gathered(least, (double)top_p * mass, 0, s);
     return draw_gathered(least, u, s);
 }
 
-/* own: the largest of the elements that are the thread's in `each`. */
-static __device__ struct choice choose(struct row r, const struct sample_row *p, double u, float own,
-                                       struct scratch *s)
+/* Sets r->least to what top_k and top_p leave, by histograms; or, if that is little, chooses at once: 1. */
+static __device__ int narrow(struct row *r, int top_k, float top_p, double u, struct choice *out,
+                             struct scratch *s)
 {
-    int by_p = p->top_p<1, top_k = p->top_k> 0 && p->top_k < r.n ? p->top_k : 0;
-    if (p->min_p > 0) r.least = r.max + p->temperature * logf(p->min_p);
-    if (!top_k && !by_p) return draw_row(&r, r.least, u, s);
-
-    if (top_k && top_k <= MOST_BY_BEST) {
-        uint32_t cut = block_kth(ordered(own), top_k);
-        float reached = fmaxf(r.least, from_ordered(max(cut, ordered(-FLT_MAX))));
-        gather(&r, s, own >= reached, [&](float v) { return v >= reached; });
-        if (s->n_gathered <= MOST_GATHERED) return choose_gathered(&r, top_k, p->top_p, 0, u, s);
-    }
+    __syncthreads();
     if (threadIdx.x == 0) s->level[0] = {0, first_scale, 0};
-    histogram(&r, 0, top_k > 0, s);
-    find_bin(&r, &s->level[0], (double)top_k, top_k ? 0 : (double)p->top_p, top_k > 0, s);
+    histogram(r, 0, top_k > 0, s);
+    find_bin(r, &s->level[0], (double)top_k, top_k ? 0 : (double)top_p, top_k > 0, s);
     if (s->crowd_upto <= MOST_FEW) {
         const struct level *first = &s->level[0];
         int bin = s->bin;
-        double target = s->target;
-        gather(&r, s, true, [&](float v) { return bin_of(first, depth(&r, v)) <= bin; });
-        return choose_gathered(&r, top_k, p->top_p, target, u, s);
+        double mass = top_k ? 0 : s->target / (double)top_p;
+        gather(r, s, true, [&](float v) { return bin_of(first, depth(r, v)) <= bin; });
+        *out = choose_gathered(r, top_k, top_p, mass, u, s);
+        return 1;
     }
-    r.least = fmaxf(r.least, walk_down(&r, top_k > 0, s));
-    if (top_k && by_p) {
-        histogram(&r, 0, 0, s);
-        find_bin(&r, &s->level[0], 0, (double)p->top_p, 0, s);
-        r.least = fmaxf(r.least, walk_down(&r, 0, s));
+    r->least = fmaxf(r->least, walk_down(r, top_k > 0, s));
+    if (top_k && top_p < 1) {
+        histogram(r, 0, 0, s);
+        find_bin(r, &s->level[0], 0, (double)top_p, 0, s);
+        r->least = fmaxf(r->least, walk_down(r, 0, s));
     }
-    return draw_row(&r, r.least, u, s);
+    return 0;
 }
 
-/* The weights of the whole row at temperature 1: what a greedy row's candidates are of. */
-static __device__ double row_mass(const struct row *r, struct scratch *s)
+/* own: the largest of the thread's elements; mass: of the row. Mostly few are kept, and found among the
+ * threads' largest: all that min_p keeps, the top_k, or the SOME likeliest. */
+static __device__ struct choice choose(struct row *r, const struct sample_row *p, int top_k, double u,
+                                       float own, double mass, struct scratch *s)
 {
-    double sum = 0;
-    each(r->x, r->n, [&](int, float v) { sum += v >= r->least ? (double)weight(r, v) : 0; });
-    return block_sum(sum, &s->sums);
+    struct choice c;
+    const int by_p = p->top_p<1, by_min = p->min_p> 0, few = top_k && top_k <= SOME;
+    if (!top_k && !by_p && !by_min) return draw_row(r, u, s);
+    if (by_min) r->least = r->max + p->temperature * logf(p->min_p);
+    if (few || by_min || !top_k) {
+        const int all = few || by_min; /* that are kept will be gathered */
+        uint32_t cut = few ? block_kth(ordered(own), top_k) : by_min ? 0 : block_kth(ordered(own), SOME);
+        float reached = fmaxf(r->least, from_ordered(max(cut, ordered(-FLT_MAX))));
+        gather(r, s, own >= reached, [&](float v) { return v >= reached; });
+        if (s->n_gathered <= MOST_FEW && (all || gathered_mass(-FLT_MAX, s) >= (double)p->top_p * mass))
+            return choose_gathered(r, top_k, p->top_p, all ? 0 : mass, u, s);
+    }
+    if ((top_k || by_p) && narrow(r, top_k, p->top_p, u, &c, s)) return c;
+    weigh_chunks(r, s);
+    row_mass(r, s);
+    return draw_row(r, u, s);
+}
+
+/* The first of the largest elements; 0 if there is no number in the row. */
+static __device__ int first_of(const struct row *r, struct own own, struct scratch *s)
+{
+    __syncthreads();
+    if (threadIdx.x == 0) s->token = r->n;
+    __syncthreads();
+    if (own.max == r->max && own.max > -INFINITY) {
+        const struct piece p = load_piece(r->x, r->n, own.base);
+        int first = r->n;
+#pragma unroll
+        for (int k = 15; k >= 0; k--)
+            if (p.v[k] == r->max) first = piece_id(&p, k);
+        atomicMin(&s->token, first);
+    }
+    __syncthreads();
+    return s->token < r->n ? s->token : 0;
 }
 
 static __device__ void leave(const struct sample_args *a, const struct sample_row *p, int token,
@@ -415,32 +468,27 @@ static __global__ void __launch_bounds__(ROW_THREADS, 1) sample_kernel(const str
         return;
     }
     const float *x = p.seat >= 0 ? a.state[blockIdx.x].at : raw;
-    int n = a.vocab_size, token = 0x7fffffff;
-    float own = -INFINITY;
-    each(x, n, [&](int i, float v) {
-        if (v > own || (v == own && i < token)) {
-            own = v;
-            token = i;
-        }
-    });
-    float max = own;
-    block_argmax(&max, &token, &s.sums);
-    if (token >= n) token = 0; /* not one number in the row */
-    int greedy = p.temperature < 1e-5f, barren = !isfinite(max) || (flags & SAMPLED_BARREN);
-    struct row r = {x, n, max, greedy ? 1 : 1 / p.temperature, -FLT_MAX};
-    struct choice c = {token, r.least, 0};
+    const int n = a.vocab_size, top_k = p.top_k > 0 && p.top_k < n ? p.top_k : 0;
+    const int greedy = p.temperature < 1e-5f, lists = p.seat >= 0 && p.n_candidates > 0;
+    const float inverse = greedy ? 1 : 1 / p.temperature;
+    struct row r = {x, n, -INFINITY, inverse, inverse * 1.44269504088896341f, -FLT_MAX};
+    struct choice c = {-1, -FLT_MAX, 0};
+    const int weighed = greedy ? lists : !top_k || top_k > SOME;
+    const struct own own = weighed ? weigh_chunks(&r, &s) : own_max(x, n);
+    r.max = block_max(own.max, &s.sums);
+    const int barren = !isfinite(r.max) || (flags & SAMPLED_BARREN);
+    if (weighed && !barren) c.total = row_mass(&r, &s);
     if (!greedy && !barren) {
         struct rng_block random = rng_philox(p.seed, p.stream, p.position);
         uint64_t u53 = ((uint64_t)random.word[0] << 21) ^ (random.word[1] >> 11);
-        c = choose(r, &p, (double)u53 * 0x1p-53, own, &s);
-    } else if (p.seat >= 0 && p.n_candidates > 0 && !barren) {
-        c.total = row_mass(&r, &s);
+        c = choose(&r, &p, top_k, (double)u53 * 0x1p-53, own.max, c.total, &s);
     }
+    if (c.token < 0) c.token = first_of(&r, own, &s);
     if (threadIdx.x != 0) return;
-    leave(&a, &p, c.token >= 0 ? c.token : token, barren ? SAMPLED_BARREN : 0);
+    leave(&a, &p, c.token, barren ? SAMPLED_BARREN : 0);
     if (p.seat < 0) return;
     struct sample_state *state = &a.state[blockIdx.x];
-    state->least = c.least, state->total = c.total, state->max = max, state->inverse = r.inverse;
+    state->least = c.least, state->total = c.total, state->max = r.max, state->inverse = inverse;
 }
 
 llm_status cuda_sample(struct backend *be, const struct sample_args *a)

@@ -579,6 +579,7 @@ static void sequences(void **state)
         follow(32003, 64);
     }
     follow(128256, 64);
+    follow(600001, 8);
     printf("%d rows, %d barren; %d draws and %d of %d lists of candidates differ from the host's\n",
            seen.rows, seen.barren, seen.other_token, seen.other_list, seen.lists);
     assert_true(seen.barren >= 10);
