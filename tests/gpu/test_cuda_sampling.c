@@ -13,6 +13,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "cuda_tests.h"
 #include "engine/counts.h"
 #include "engine/rowmath.h"
 #include "engine/sampler.h"
@@ -573,16 +574,19 @@ static void sequences(void **state)
 {
     (void)state;
     memset(&seen, 0, sizeof seen);
-    for (int round = 0; round < 3; round++) {
-        follow(5, 64);
-        follow(1000, 64);
-        follow(32003, 64);
+    const int32_t n = cuda_tests_small ? 9 : 64;
+    for (int round = 0; round < (cuda_tests_small ? 1 : 3); round++) {
+        follow(5, n);
+        follow(1000, n);
+        follow(32003, n);
     }
-    follow(128256, 64);
-    follow(600001, 8);
+    if (!cuda_tests_small) {
+        follow(128256, n);
+        follow(600001, 8); /* chunks of two pieces */
+    }
     printf("%d rows, %d barren; %d draws and %d of %d lists of candidates differ from the host's\n",
            seen.rows, seen.barren, seen.other_token, seen.other_list, seen.lists);
-    assert_true(seen.barren >= 10);
+    assert_true(seen.barren > 0 && seen.lists > 0);
     assert_true(seen.other_token * 100 < seen.rows);
     assert_true(seen.other_list * 100 < seen.lists);
 }
@@ -637,14 +641,12 @@ static void marked(void **state)
     end_batch(&b);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(sequences), cmocka_unit_test(marked)};
-    struct llm_error err = {0};
-    if (cuda_backend_open(&(struct cuda_options){.act_dtype = DTYPE_F32}, &be, &err)) {
-        printf("skipped, no device: %s\n", err.message);
-        return 77;
-    }
+    const int skipped = cuda_tests_begin(argc, argv);
+    if (skipped) return skipped;
+    if (cuda_backend_open(&(struct cuda_options){.act_dtype = DTYPE_F32}, &be, NULL)) return 1;
     int failures = cmocka_run_group_tests(tests, NULL, NULL);
     be->close(be);
     return failures;
