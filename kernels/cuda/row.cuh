@@ -39,16 +39,6 @@ static __device__ int block_count(int v, struct row_sums *s)
     return sum;
 }
 
-static __device__ float block_min(float v, struct row_sums *s)
-{
-    for (int d = 16; d > 0; d /= 2) v = fminf(v, __shfl_xor_sync(~0u, v, d));
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) s->f[threadIdx.x / 32] = v;
-    __syncthreads();
-    for (int w = 0; w < ROW_WARPS; w++) v = fminf(v, s->f[w]);
-    return v;
-}
-
 static __device__ float block_max(float v, struct row_sums *s)
 {
     for (int d = 16; d > 0; d /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
