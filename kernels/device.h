@@ -40,7 +40,7 @@ struct intake_piece {
 
 /* From a pinned buffer to the device: pieces, and n_rows rows of the block table, which lie close together
  * in the pinned buffer, behind INTAKE_TABLE_HEAD i32 of which the first is their width, and table_stride
- * apart on the device. */
+ * apart on the device; width and stride are multiples of 4. */
 struct intake_args {
     const char *from[2];
     char *to;

@@ -55,6 +55,11 @@ static void choose_sizes(struct device_io *io)
     memcpy(io->sizes[RECORD_STATES], io->sizes[RECORD_TOKENS], sizeof io->sizes[RECORD_TOKENS]);
 }
 
+static int32_t align4(int32_t n)
+{
+    return (n + 3) / 4 * 4;
+}
+
 llm_status device_io_open(struct decoder_model *m, const struct engine_config *config, struct llm_error *err)
 {
     struct backend *be = m->backend;
@@ -65,7 +70,7 @@ llm_status device_io_open(struct decoder_model *m, const struct engine_config *c
     io->max_seqs = config->max_num_seqs;
     io->max_model_len = config->max_model_len;
     io->vocab_size = m->model->config.vocab_size;
-    io->stride = (config->max_model_len + config->block_size - 1) / config->block_size;
+    io->stride = align4((config->max_model_len + config->block_size - 1) / config->block_size);
     io->scratch_page = m->kv.n_pages - 1;
     io->max_logit_rows = io->max_seqs > ENGINE_LOGIT_ROWS ? io->max_seqs : ENGINE_LOGIT_ROWS;
     lay_out(io);
@@ -146,6 +151,7 @@ static void fill(struct decoder_model *m, char *pinned, const struct batch *b, i
         int32_t pages = (len[i] + page - 1) / page;
         if (pages > widest) widest = pages;
     }
+    widest = align4(widest);
     for (int32_t i = 0; i < b->n_seqs; i++)
         memcpy(table + (size_t)i * (size_t)widest, b->block_table + (size_t)i * (size_t)b->block_table_stride,
                sizeof(int32_t) * (size_t)((len[i] + page - 1) / page));

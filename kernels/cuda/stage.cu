@@ -4,55 +4,65 @@
 
 #include "kernels/cuda/cuda.cuh"
 
-enum { STAGE_THREADS = 256, AHEAD = 4, BLOCK_BYTES = STAGE_THREADS * AHEAD * (int)sizeof(int4) };
+enum { STAGE_THREADS = 1024, AHEAD = 8, BLOCK_WORDS = STAGE_THREADS * AHEAD }; /* words of 16 bytes */
 
-/* Past the caches: the host wrote it since this device last looked. */
-template <typename T> static __device__ __forceinline__ T fresh(const T *p)
+/* to[place(i)] = from[i], i < n, of this block's share: all looks at the host's memory, which take 2 to 3 us
+ * each, are under way at once. Past the caches, as the host wrote it since this device last looked; what is
+ * read so by several blocks they read one after the other. */
+template <typename F>
+static __device__ __forceinline__ void bring(int4 *to, const int4 *from, int begin, int n, F place)
 {
-    return __ldcv(p);
+    int4 v[AHEAD];
+#pragma unroll
+    for (int k = 0; k < AHEAD; k++) {
+        int i = begin + threadIdx.x + k * STAGE_THREADS;
+        if (i < n) v[k] = __ldcv(from + i);
+    }
+#pragma unroll
+    for (int k = 0; k < AHEAD; k++) {
+        int i = begin + threadIdx.x + k * STAGE_THREADS;
+        if (i < n) to[place(i)] = v[k];
+    }
 }
 
-/* A look at the host's memory takes some 2 us, so all of them are under way at once: a block has BLOCK_BYTES
- * of one piece, or a row of the table, whose width is one look more. */
-static __global__ void intake_kernel(struct intake_args a)
+static __host__ __device__ int n_blocks(const struct intake_piece *p)
+{
+    return ((int)(p->bytes / sizeof(int4)) + BLOCK_WORDS - 1) / BLOCK_WORDS;
+}
+
+/* The last block brings the table, whose width is a look more. */
+static __global__ void __launch_bounds__(STAGE_THREADS)
+    intake_kernel(const __grid_constant__ struct intake_args a)
 {
     pdl_launch();
     pdl_wait();
     const char *from = a.from[*a.turn];
     int block = blockIdx.x;
     for (int p = 0; p < a.n_pieces; p++) {
-        int n = (int)(a.pieces[p].bytes / sizeof(int4)),
-            n_blocks = ((int)a.pieces[p].bytes + BLOCK_BYTES - 1) / BLOCK_BYTES;
-        if (block >= n_blocks) {
-            block -= n_blocks;
-            continue;
+        if (block < n_blocks(&a.pieces[p])) {
+            bring(reinterpret_cast<int4 *>(a.to + a.pieces[p].offset),
+                  reinterpret_cast<const int4 *>(from + a.pieces[p].offset), block * BLOCK_WORDS,
+                  (int)(a.pieces[p].bytes / sizeof(int4)), [](int i) { return i; });
+            return;
         }
-        const int4 *piece = reinterpret_cast<const int4 *>(from + a.pieces[p].offset);
-        int4 *to = reinterpret_cast<int4 *>(a.to + a.pieces[p].offset), v[AHEAD];
-        int first = block * STAGE_THREADS * AHEAD + threadIdx.x;
-#pragma unroll
-        for (int k = 0; k < AHEAD; k++)
-            if (first + k * STAGE_THREADS < n) v[k] = fresh(piece + first + k * STAGE_THREADS);
-#pragma unroll
-        for (int k = 0; k < AHEAD; k++)
-            if (first + k * STAGE_THREADS < n) to[first + k * STAGE_THREADS] = v[k];
-        return;
+        block -= n_blocks(&a.pieces[p]);
     }
+    __shared__ int width;
     const int32_t *table = reinterpret_cast<const int32_t *>(from + a.table);
-    int width = fresh(table);
-    int32_t *to = reinterpret_cast<int32_t *>(a.to + a.table) + (int64_t)block * a.table_stride;
-    table += INTAKE_TABLE_HEAD + (int64_t)block * width;
-#pragma unroll 4
-    for (int i = threadIdx.x; i < width; i += STAGE_THREADS) to[i] = fresh(table + i);
+    if (threadIdx.x == 0) width = __ldcv(table) / 4;
+    __syncthreads();
+    int n = a.n_rows * width, stride = a.table_stride / 4;
+    for (int begin = 0; begin < n; begin += BLOCK_WORDS)
+        bring(reinterpret_cast<int4 *>(a.to + a.table),
+              reinterpret_cast<const int4 *>(table + INTAKE_TABLE_HEAD), begin, n,
+              [=](int i) { return i / width * stride + i % width; });
 }
 
 llm_status cuda_intake(struct backend *be, const struct intake_args *a)
 {
-    int n_blocks = a->n_rows;
-    for (int32_t p = 0; p < a->n_pieces; p++)
-        n_blocks += ((int)a->pieces[p].bytes + BLOCK_BYTES - 1) / BLOCK_BYTES;
-    return cuda_launch(cuda_of(be), "taking in a step", intake_kernel, dim3(n_blocks), dim3(STAGE_THREADS), 0,
-                       *a);
+    int n = 1;
+    for (int32_t p = 0; p < a->n_pieces; p++) n += n_blocks(&a->pieces[p]);
+    return cuda_launch(cuda_of(be), "taking in a step", intake_kernel, dim3(n), dim3(STAGE_THREADS), 0, *a);
 }
 
 static __global__ void deliver_kernel(struct deliver_args a)
