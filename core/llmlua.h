@@ -294,6 +294,7 @@ struct llm_policy_info {
     int32_t n_users;                          /* requests that hold it */
     uint64_t n_requests, n_calls, n_failures; /* calls of hooks and graphs */
     double seconds;                           /* in hooks, on the engine's thread */
+    char on_host[160]; /* why the host runs its graph, though there is a GPU; "": it need not */
 };
 /* Fills up to capacity, active ones first for each name; returns how many there are. */
 size_t llm_policy_list(struct llm_engine *engine, struct llm_policy_info *out, size_t capacity);

@@ -87,7 +87,11 @@ static void push_info(lua_State *L, const struct llm_policy_info *i)
     } numbers[] = {{"generation", i->generation},         {"n_users", i->n_users},
                    {"n_requests", (double)i->n_requests}, {"n_calls", (double)i->n_calls},
                    {"n_failures", (double)i->n_failures}, {"seconds", i->seconds}};
-    lua_createtable(L, 0, 8);
+    lua_createtable(L, 0, 9);
+    if (i->on_host[0]) {
+        lua_pushstring(L, i->on_host);
+        lua_setfield(L, -2, "on_host");
+    }
     lua_pushstring(L, i->name);
     lua_setfield(L, -2, "name");
     lua_pushboolean(L, i->active);
@@ -98,8 +102,8 @@ static void push_info(lua_State *L, const struct llm_policy_info *i)
     }
 }
 
-/* engine:policies() -> list of {name, generation, active, n_users, n_requests, n_calls, n_failures, seconds}.
- * [-0, +1, e] */
+/* engine:policies() -> list of {name, generation, active, n_users, n_requests, n_calls, n_failures, seconds,
+ * on_host}. [-0, +1, e] */
 static int policy_list(lua_State *L)
 {
     struct llm_engine *engine = api_check_engine(L, 1)->engine;

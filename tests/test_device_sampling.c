@@ -45,16 +45,18 @@ static const struct regime regimes[] = {
     {"one at a time", 40, 256, 1, 1, 1, 0, 50, 0, 0},
 };
 
-static uint64_t calls_of(struct llm_engine *e, uint64_t *n_failures)
+static uint64_t calls_of(struct llm_engine *e, uint64_t *n_failures, int *n_on_host)
 {
     struct llm_policy_info info[N_RULES];
     uint64_t n = 0;
     assert_int_equal(llm_policy_list(e, info, N_RULES), N_RULES);
     *n_failures = 0;
+    *n_on_host = 0;
     for (int i = 0; i < N_RULES; i++) {
         n += info[i].n_calls * (uint64_t)(i + 1);
         *n_failures += info[i].n_failures * (uint64_t)(i + 1);
         assert_int_equal(info[i].n_users, 0);
+        *n_on_host += info[i].on_host[0] != 0;
     }
     return n;
 }
@@ -78,7 +80,10 @@ static void repeat_under(const struct regime *g, const struct ask *want, struct 
     expect_rest(e);
     assert_int_equal(s.n_finished, N_ASKS);
     struct tally now;
-    now.n_calls = calls_of(e, &now.n_failures);
+    int n_on_host, n_graphs = 0;
+    for (int i = 0; i < N_RULES; i++) n_graphs += rules[i].graph != NULL;
+    now.n_calls = calls_of(e, &now.n_failures, &n_on_host);
+    assert_int_equal(n_on_host, g->refuses_graphs ? n_graphs : 0);
     if (!cancels) {
         assert_int_equal(now.n_calls, calls.n_calls);
         assert_int_equal(now.n_failures, calls.n_failures);
@@ -99,7 +104,9 @@ static void all_that_can_be_asked(void **state)
     run_all(host, want, N_ASKS, 32, 0);
     expect_rest(host);
     struct tally calls;
-    calls.n_calls = calls_of(host, &calls.n_failures);
+    int n_on_host;
+    calls.n_calls = calls_of(host, &calls.n_failures, &n_on_host);
+    assert_int_equal(n_on_host, 0);
     assert_true(calls.n_failures > 0);
     llm_engine_close(host);
     for (size_t g = 0; g < sizeof regimes / sizeof *regimes; g++)

@@ -115,11 +115,15 @@ static llm_status shelve(struct policy_book *b, struct policy *p, const char *na
 }
 
 /* For the device, before anybody can ask for it. What the device cannot run, the host does. */
-static llm_status compile(const struct policy_book *b, struct policy *p, struct llm_error *err)
+static llm_status compile(const struct policy_book *b, struct policy *p, struct llm_error *out)
 {
+    struct llm_error own, *err = out ? out : &own;
     if (!p->table.graph || !b->device.compile) return LLM_OK;
     llm_status status = b->device.compile(b->device.self, p->table.graph, &p->compiled, err);
-    if (status == LLM_EUNSUP) return LLM_OK;
+    if (status == LLM_EUNSUP) {
+        snprintf(p->on_host, sizeof p->on_host, "%.*s", (int)sizeof p->on_host - 1, err->message);
+        return LLM_OK;
+    }
     return status ? llm_fail_in(err, "policy %s", p->table.name) : LLM_OK;
 }
 
@@ -204,6 +208,7 @@ static struct llm_policy_info describe(const struct policy_shelf *s, struct poli
                                 .n_failures = atomic_load_explicit(&p->n_failures, memory_order_relaxed),
                                 .seconds = (double)atomic_load_explicit(&p->ns, memory_order_relaxed) * 1e-9};
     memcpy(i.name, s->name, sizeof i.name);
+    memcpy(i.on_host, p->on_host, sizeof i.on_host);
     return i;
 }
 

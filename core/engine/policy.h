@@ -34,6 +34,7 @@ struct graph_device {
 struct policy {
     struct llm_policy table;       /* its name is the shelf's */
     struct device_graph *compiled; /* the graph on the device; null: the host runs it */
+    char on_host[160];             /* then why, if there is a device */
     int32_t generation;
     struct policy_shelf *shelf;
     struct policy *next; /* on the shelf, older */

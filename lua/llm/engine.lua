@@ -221,7 +221,7 @@ end
 -- Requests are scheduled without a script again.
 function Engine:remove_scheduler() handle_of(self):scheduler_remove() end
 
--- What is loaded: a list of {name, generation, active, n_users, n_requests, n_calls, n_failures, seconds}.
+-- What is loaded: a list of {name, generation, active, n_users, n_requests, n_calls, n_failures, seconds, on_host}.
 function Engine:policies() return handle_of(self):policies() end
 
 -- The policy of requests that name none; nil: none.

@@ -284,10 +284,10 @@ end
 
 -- ---- what there is -------------------------------------------------------------------------------------------
 
--- A list of {name, generation, active, n_users, n_requests, n_calls, n_failures, seconds}.
+-- A list of {name, generation, active, n_users, n_requests, n_calls, n_failures, seconds, on_host}.
 function M.list(engine) return engine.handle:policies() end
 
-local order = { "name", "generation", "active", "n_users", "n_requests", "n_calls", "n_failures", "seconds", "file" }
+local order = { "name", "generation", "active", "n_users", "n_requests", "n_calls", "n_failures", "seconds", "file", "on_host" }
 
 -- GET /admin/policies: those that are loaded, of all engines, and the names of those that would be.
 function M.status(engines)

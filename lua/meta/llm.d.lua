@@ -250,6 +250,7 @@ function Engine:remove_policy(name) end
 ---@field n_calls integer of hooks and graphs
 ---@field n_failures integer
 ---@field seconds number in hooks, on the engine's thread
+---@field on_host? string why the host runs its graph, though there is a GPU; nil: it need not
 ---@return llm.PolicyInfo[]
 function Engine:policies() end
 
