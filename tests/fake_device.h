@@ -37,7 +37,7 @@ struct fake_device {
     uint64_t *states;                 /* [max_seqs] hashes behind the rows of a step that waits for hooks */
     struct fake_seat *seats;          /* [n_seats] */
     float *tickets[EXCHANGE_TICKETS]; /* [vocab_size] */
-    int fetched[EXCHANGE_TICKETS];    /* 1: fetched, not given back */
+    int fetched[EXCHANGE_TICKETS];    /* 1 + seat: fetched, not given back */
     int paused;                       /* 1 + mark of a step that waits for its hooks */
     int refuses_graphs;               /* 1: compiles none */
     _Atomic int32_t n_graphs, n_args; /* open */

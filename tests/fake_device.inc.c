@@ -316,24 +316,27 @@ static llm_status fake_fetch(void *self, int32_t ticket, int32_t seat, struct ll
 {
     struct fake_device *d = self;
     if (!d->paused || d->fetched[ticket]) return llm_fail(err, LLM_EFAILED, "ticket %d is in use", ticket);
-    d->fetched[ticket] = 1;
+    d->fetched[ticket] = 1 + seat;
     d->n_fetches++;
-    memcpy(d->tickets[ticket], d->seats[seat].work, sizeof(float) * (size_t)d->model->vocab_size);
     return LLM_OK;
 }
 
 static llm_status fake_await(void *self, int32_t ticket, float **row, struct llm_error *err)
 {
     struct fake_device *d = self;
-    *row = d->tickets[ticket];
-    return d->fetched[ticket] ? LLM_OK : llm_fail(err, LLM_EFAILED, "ticket %d was not fetched", ticket);
+    if (!d->fetched[ticket]) return llm_fail(err, LLM_EFAILED, "ticket %d was not fetched", ticket);
+    llm_status status = fake_run_until(d, FAKE_STEP, d->paused - 1, err);
+    const float *from = d->seats[d->fetched[ticket] - 1].work;
+    *row = memcpy(d->tickets[ticket], from, sizeof *from * (size_t)d->model->vocab_size);
+    return status;
 }
 
 static llm_status fake_give_back(void *self, int32_t ticket, int32_t seat, struct llm_error *err)
 {
     struct fake_device *d = self;
     size_t bytes = sizeof(float) * (size_t)d->model->vocab_size;
-    if (!d->fetched[ticket]) return llm_fail(err, LLM_EFAILED, "ticket %d was not fetched", ticket);
+    if (d->fetched[ticket] != 1 + seat)
+        return llm_fail(err, LLM_EFAILED, "ticket %d was not fetched for seat %d", ticket, seat);
     d->fetched[ticket] = 0;
     memcpy(d->seats[seat].work, d->tickets[ticket], bytes);
     memset(d->tickets[ticket], 0xff, bytes);

@@ -128,6 +128,7 @@ static void a_broken_device_ends_all(void **state)
         add_policies(e, VOCAB);
         *(k % 2 ? &d->fail_launch_after : &d->fail_collect_after) = k / 2;
         struct llm_client *c = connect_to(e);
+        int32_t left = 0;
         for (int32_t i = 0; i < 6; i++) {
             struct ask *a = &asks[i];
             think_of(a, i);
@@ -136,10 +137,11 @@ static void a_broken_device_ends_all(void **state)
             a->spec.n_policies = 1;
             a->spec.sampling.max_tokens = 80;
             a->spec.sampling.min_tokens = 80;
-            assert_int_equal(llm_submit(c, &a->spec, &a->request, NULL), LLM_OK);
+            if (llm_submit(c, &a->spec, &a->request, NULL) == LLM_OK) left++; /* else it broke already */
         }
+        assert_true(left > 0);
         open_gate(d);
-        for (int32_t left = 6; left;) {
+        while (left) {
             struct llm_event ev;
             next_event(c, &ev);
             for (size_t i = 0; i < ev.n_tokens; i++) assert_in_range(ev.tokens[i], 0, VOCAB - 1);

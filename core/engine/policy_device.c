@@ -10,49 +10,70 @@ enum { FETCHED_AHEAD = 8 };
 
 /* ---- rows of logits ------------------------------------------------------------------------------------ */
 
-/* The first row of the step, from the i-th on, that hooks look at; step->n: none. */
-static int32_t next_hooked(const struct step *step, const struct device_step *d, const struct sampled *rows,
-                           int32_t i)
+/* The first row of the step, from the i-th on, that hooks are to see; step->n: none. */
+static int32_t next_hooked(const struct step *step, const struct device_step *d, int32_t i)
 {
     for (; i < step->n; i++) {
         int32_t place = step->rows[i].place;
-        if (place >= 0 && step->rows[i].first && (d->rows[place].flags & SAMPLE_HOOKED) &&
-            !(rows[place].flags & SAMPLED_BARREN))
-            break;
+        if (place >= 0 && step->rows[i].first && (d->rows[place].flags & SAMPLE_HOOKED)) break;
     }
     return i;
 }
 
-static int32_t seat_of(const struct step *step, const struct device_step *d, int32_t i)
+/* Hooked rows on their way. */
+struct exchange {
+    struct llm_engine *engine;
+    const struct step *step;
+    const struct device_step *d;
+    int32_t next; /* to be fetched */
+    int32_t n_fetched, n_done;
+};
+
+static int32_t seat_of(const struct exchange *x, int32_t i)
 {
-    return d->rows[step->rows[i].place].seat;
+    return x->d->rows[x->step->rows[i].place].seat;
+}
+
+static llm_status fetch_some(struct exchange *x, struct llm_error *err)
+{
+    const struct engine_model *m = &x->engine->model;
+    llm_status status = LLM_OK;
+    for (; x->next < x->step->n && x->n_fetched - x->n_done < FETCHED_AHEAD && !status; x->n_fetched++) {
+        status = m->seats.fetch(m->self, x->n_fetched % EXCHANGE_TICKETS, seat_of(x, x->next), err);
+        x->next = next_hooked(x->step, x->d, x->next + 1);
+    }
+    return status;
+}
+
+/* Of a row that the parameters have emptied no hook is asked, but it has been fetched. */
+static llm_status run_hooks(struct exchange *x, int32_t i, const struct sampled *row, struct llm_error *err)
+{
+    const struct engine_model *m = &x->engine->model;
+    struct policy_job job = {.output = x->step->rows[i].first};
+    int32_t ticket = x->n_done++ % EXCHANGE_TICKETS;
+    policy_hooks_pause(&x->engine->desk);
+    llm_status status = m->seats.await(m->self, ticket, &job.row, err);
+    if (status) return status;
+    if (!(row->flags & SAMPLED_BARREN)) policy_logits_hooks(&x->engine->desk, &job, 1);
+    return m->seats.give_back(m->self, ticket, seat_of(x, i), err);
 }
 
 llm_status policy_device_hooks(struct llm_engine *e, const struct step *step, const struct device_step *d,
                                struct llm_error *err)
 {
-    const struct device_seats *seats = &e->model.seats;
-    void *self = e->model.self;
+    struct exchange x = {.engine = e, .step = step, .d = d, .next = next_hooked(step, d, 0)};
     const struct sampled *rows;
+    int32_t i = x.next;
+    llm_status status = fetch_some(&x, err);
     int64_t began = clock_ns();
-    llm_status status = seats->adjusted(self, d->mark, &rows, err);
+    if (!status) status = e->model.seats.adjusted(e->model.self, d->mark, &rows, err);
     e->wait_ns += (uint64_t)(clock_ns() - began);
-    if (status) return status;
-    int32_t next = next_hooked(step, d, rows, 0), n_fetched = 0, n_done = 0;
-    for (int32_t i = next; i < step->n && !status; i = next_hooked(step, d, rows, i + 1), n_done++) {
-        struct policy_job job = {.output = step->rows[i].first};
-        for (; next < step->n && n_fetched - n_done < FETCHED_AHEAD && !status; n_fetched++) {
-            status = seats->fetch(self, n_fetched % EXCHANGE_TICKETS, seat_of(step, d, next), err);
-            next = next_hooked(step, d, rows, next + 1);
-        }
-        int32_t ticket = n_done % EXCHANGE_TICKETS;
-        policy_hooks_pause(&e->desk);
-        if (!status) status = seats->await(self, ticket, &job.row, err);
-        if (!status) policy_logits_hooks(&e->desk, &job, 1);
-        if (!status) status = seats->give_back(self, ticket, seat_of(step, d, i), err);
+    for (; i < step->n && !status; i = next_hooked(step, d, i + 1)) {
+        status = run_hooks(&x, i, &rows[step->rows[i].place], err);
+        if (!status) status = fetch_some(&x, err);
     }
     policy_hooks_pause(&e->desk);
-    return status ? status : seats->resume(self, d, err);
+    return status ? status : e->model.seats.resume(e->model.self, d, err);
 }
 
 /* ---- what came of a row -------------------------------------------------------------------------------- */
