@@ -39,7 +39,7 @@ struct fake_device {
     float *tickets[EXCHANGE_TICKETS]; /* [vocab_size] */
     int fetched[EXCHANGE_TICKETS];    /* 1 + seat: fetched, not given back */
     int paused;                       /* 1 + mark of a step that waits for its hooks */
-    int refuses_graphs;               /* 1: compiles none */
+    int refuses_graphs;               /* 1: compiles none; 2: has no memory for arguments */
     _Atomic int32_t n_graphs, n_args; /* open */
     _Atomic uint64_t n_ids;
     struct device_graph *_Atomic closed_graphs;

@@ -361,7 +361,7 @@ static llm_status fake_compile(void *self, const struct graph *g, struct device_
                                struct llm_error *err)
 {
     struct fake_device *d = self;
-    if (d->refuses_graphs) return llm_fail(err, LLM_EUNSUP, "the fake device compiles nothing");
+    if (d->refuses_graphs == 1) return llm_fail(err, LLM_EUNSUP, "the fake device compiles nothing");
     char *text;
     *out = calloc(1, sizeof **out);
     if (graph_dump(g, &text, NULL, err) || graph_parse(text, strlen(text), &(*out)->graph, err)) abort();
@@ -388,6 +388,7 @@ static llm_status fake_args_open(void *self, const struct device_graph *g, const
                                  struct device_graph_args **out, struct llm_error *err)
 {
     struct fake_device *d = self;
+    if (d->refuses_graphs == 2) return llm_fail(err, LLM_ENOMEM, "no memory for arguments");
     *out = calloc(1, sizeof **out);
     if (graph_args_copy(args, &(*out)->args, err)) abort();
     (*out)->args->graph = g->graph;
