@@ -18,8 +18,7 @@
  *   store mu %3                          new value of a variable, at most one store each
  *   result row %2                        or: result token %n, a num
  *
- * Parsing what was printed gives the same graph, and printing that the same bytes: the hash of the printed
- * text names a graph in a cache. Text is untrusted input.
+ * Parsing what was printed gives the same graph, and printing that the same bytes. Text is untrusted input.
  *
  * A graph is immutable after graph_parse and may be used by any number of threads. Arguments, variables and
  * history belong to a sequence; scratch to a thread. graph_run allocates nothing. */

@@ -13,11 +13,11 @@ static uint64_t last_id; /* of all backends */
 /* ---- compiling: any thread -------------------------------------------------------------------------------
  */
 
+/* Whatever the device lacks for a graph, memory too, the host has. */
 static llm_status cuda_fail(cudaError_t e, const char *what, struct llm_error *err)
 {
     cudaGetLastError(); /* of this graph alone: the device is well */
-    return llm_fail(err, e == cudaErrorMemoryAllocation ? LLM_ENOMEM : LLM_EUNSUP,
-                    "a graph on the device: %s: %s", what, cudaGetErrorString(e));
+    return llm_fail(err, LLM_EUNSUP, "a graph on the device: %s: %s", what, cudaGetErrorString(e));
 }
 
 static void destroy(struct device_graph *g)
@@ -90,6 +90,7 @@ llm_status cuda_graph_compile(struct backend *be, const struct graph *graph, int
         goto fail;
     }
     status = graph_code_get(source.text, source.bytes, arch, cu->cache_dir, &code, err);
+    if (status == LLM_EFAILED) status = LLM_EUNSUP; /* an older compiler, say */
     if (status != LLM_OK) goto fail;
     g = static_cast<struct device_graph *>(mem_zalloc(sizeof *g));
     if (!g) {

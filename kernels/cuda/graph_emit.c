@@ -9,11 +9,11 @@
 enum {
     MOST_SUMS = 6, /* of one sweep */
     MOST_FOUND = 24,
-    MOST_LINES = 30000,
+    MOST_LINES = 10000,
     MOST_RANKS = 8,
     N_BINS = 2048,
     N_LIST = 2048,
-    CHEAP = 16, /* instructions an element: the fewer, the more elements are unrolled */
+    CHEAP = 16, /* instructions an element */
     DEAR = 100,
     LOAD_PRICE = 4, /* instructions, of a kept element */
     KEEP_PRICE = 16
@@ -500,6 +500,14 @@ static llm_status choose_kept(struct emitter *e)
     }
     mem_free(uses);
     return LLM_OK;
+}
+
+/* Elements a thread has in hand: enough loads on the way where that is what takes the time, few registers and
+ * little code where arithmetic does. */
+static int32_t unroll(const struct emitter *e)
+{
+    if (e->dearest > 4 * DEAR) return 1;
+    return e->dearest > DEAR ? 4 : e->dearest > CHEAP ? 8 : 16;
 }
 
 /* Sizes and places of shared memory, then the body in its kernel. */
