@@ -3,12 +3,13 @@
 
 #include "kernels/cuda/graph_compile.cuh"
 
-#include <algorithm>
-#include <cstring>
+extern "C" {
+#include "kernels/cuda/graph_block.h"
+}
 
 enum { POOL_KEEPS = 64 << 20 /* bytes that the pool does not give back when the device is idle */ };
 
-static cudaError_t take(struct cuda_backend *cu, void **p, size_t bytes)
+static llm_status take(struct cuda_backend *cu, void **p, size_t bytes, struct llm_error *err)
 {
     if (!cu->graphs->pool_is_set) {
         cudaMemPool_t pool;
@@ -17,21 +18,29 @@ static cudaError_t take(struct cuda_backend *cu, void **p, size_t bytes)
             cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keeps);
         cu->graphs->pool_is_set = 1;
     }
-    return cudaMallocAsync(p, bytes, cu->stream);
+    cudaError_t e = cudaMallocAsync(p, bytes, cu->stream);
+    if (e == cudaSuccess) return LLM_OK;
+    cudaGetLastError();
+    if (e == cudaErrorMemoryAllocation)
+        return llm_fail(err, LLM_ENOMEM, "no device memory for %zu bytes of a policy's arguments", bytes);
+    cuda_check(cu, e, "memory for a policy's arguments");
+    return llm_fail(err, LLM_EFAILED, "%s", cu->failure);
 }
 
-/* Memory for n bytes of the host's, and the copy. The host's may change as soon as this returns. */
-static llm_status upload(struct cuda_backend *cu, void **p, const void *from, size_t bytes,
-                         struct llm_error *err)
+/* The host's memory may change as soon as this returns: it is pageable, and has been read. */
+static llm_status fill(struct cuda_backend *cu, void *to, const void *from, size_t bytes,
+                       struct llm_error *err)
 {
-    cudaError_t e = take(cu, p, bytes);
-    if (e == cudaErrorMemoryAllocation) {
-        cudaGetLastError();
-        return llm_fail(err, LLM_ENOMEM, "no device memory for %zu bytes of a policy's arguments", bytes);
-    }
-    if (e == cudaSuccess) e = cudaMemcpyAsync(*p, from, bytes, cudaMemcpyHostToDevice, cu->stream);
+    cudaError_t e = cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, cu->stream);
     if (cuda_check(cu, e, "copying a policy's arguments") == LLM_OK) return LLM_OK;
     return llm_fail(err, LLM_EFAILED, "%s", cu->failure);
+}
+
+static llm_status upload(struct cuda_backend *cu, int32_t **p, const int32_t *from, size_t n,
+                         struct llm_error *err)
+{
+    llm_status st = take(cu, reinterpret_cast<void **>(p), n * sizeof **p, err);
+    return st ? st : fill(cu, *p, from, n * sizeof **p, err);
 }
 
 static void give_back(struct cuda_backend *cu, void *p)
@@ -64,11 +73,9 @@ static llm_status automaton_get(struct cuda_backend *cu, struct graph_automaton 
     if (!a) return llm_fail(err, LLM_ENOMEM, "no memory for an automaton");
     graph_automaton_ref(host);
     a->host = host;
-    llm_status st = upload(cu, reinterpret_cast<void **>(&a->class_of), host->class_of,
-                           sizeof *host->class_of * (size_t)host->vocab_size, err);
+    llm_status st = upload(cu, &a->class_of, host->class_of, (size_t)host->vocab_size, err);
     if (st == LLM_OK)
-        st = upload(cu, reinterpret_cast<void **>(&a->table), host->next,
-                    sizeof *host->next * (size_t)host->n_states * (size_t)host->n_classes, err);
+        st = upload(cu, &a->table, host->next, (size_t)host->n_states * (size_t)host->n_classes, err);
     if (st != LLM_OK) {
         drop(cu, a);
         return st;
@@ -108,97 +115,22 @@ void graph_args_forget(struct cuda_backend *cu)
 /* ---- the block -------------------------------------------------------------------------------------------
  */
 
-/* A block in the making: on the host, with pointers into where it will lie. */
-struct block {
-    char *host, *device;
-    size_t at; /* bytes used; the same twice: to measure, and to fill */
-    int32_t vocab_size;
-};
-
-static void *part(struct block *b, size_t bytes, const void **device)
-{
-    size_t at = b->at;
-    b->at += (bytes + 15) / 16 * 16;
-    *device = b->device ? b->device + at : nullptr;
-    return b->host ? b->host + at : nullptr;
-}
-
-static void put_bits(struct block *b, const struct graph_value *v, struct graph_arg *arg, uint32_t **bits)
-{
-    const void *device;
-    const size_t words = (size_t)seat_bit_words(b->vocab_size);
-    *bits = static_cast<uint32_t *>(part(b, words * sizeof **bits, &device));
-    if (!*bits) return;
-    for (int32_t i = 0; i < v->n; i++) (*bits)[v->ids[i] / 32] |= 1u << v->ids[i] % 32;
-    arg->bits = static_cast<const uint32_t *>(device);
-}
-
-/* The numbers of equal ids are added up in their order, as the interpreter does. */
-static void put_pairs(struct block *b, const struct graph_value *v, struct graph_arg *arg)
-{
-    const void *ranks_at, *values_at;
-    const int32_t words = seat_bit_words(b->vocab_size);
-    uint32_t *bits;
-    put_bits(b, v, arg, &bits);
-    auto *ranks = static_cast<uint32_t *>(part(b, (size_t)words * sizeof(uint32_t), &ranks_at));
-    auto *values = static_cast<float *>(part(b, (size_t)v->n * sizeof(float) + 4, &values_at));
-    if (!bits) return;
-    for (int32_t w = 1; w < words; w++) ranks[w] = ranks[w - 1] + (uint32_t)__builtin_popcount(bits[w - 1]);
-    for (int32_t i = 0; i < v->n; i++) {
-        int32_t word = v->ids[i] / 32;
-        uint32_t below = bits[word] & ((1u << v->ids[i] % 32) - 1);
-        float *sum = &values[ranks[word] + (uint32_t)__builtin_popcount(below)];
-        *sum = *sum + v->values[i];
-        if (*sum == 0) *sum = -0.0f;
-    }
-    arg->ranks = static_cast<const uint32_t *>(ranks_at);
-    arg->values = static_cast<const float *>(values_at);
-}
-
-static void put_all(struct block *b, const struct device_graph_args *a, const struct graph *g,
-                    const struct graph_args *args)
-{
-    const void *device;
-    auto *list =
-        static_cast<struct graph_arg *>(part(b, (size_t)g->n_params * sizeof(struct graph_arg), &device));
-    for (int32_t i = 0; i < g->n_params; i++) {
-        const struct graph_value *v = &args->values[i];
-        struct graph_arg measured = {}, *arg = list ? &list[i] : &measured;
-        uint32_t *bits;
-        arg->number = v->number;
-        if (g->params[i].type == GRAPH_LIST) put_bits(b, v, arg, &bits);
-        if (g->params[i].type == GRAPH_PAIRS) put_pairs(b, v, arg);
-        const struct device_automaton *automaton = a->automata[i];
-        if (!automaton) continue;
-        arg->class_of = automaton->class_of;
-        arg->next = automaton->table;
-        arg->n_states = automaton->host->n_states;
-        arg->n_classes = automaton->host->n_classes;
-    }
-}
-
 static llm_status put_block(struct cuda_backend *cu, struct device_graph_args *a, const struct graph *g,
                             const struct graph_args *args, struct llm_error *err)
 {
-    struct block b = {nullptr, nullptr, 0, args->vocab_size};
-    put_all(&b, a, g, args);
-    size_t bytes = b.at;
-    void *host = mem_zalloc(bytes);
+    struct graph_block_automaton automata[GRAPH_MAX_PARAMS] = {};
+    for (int32_t i = 0; i < g->n_params; i++)
+        if (a->automata[i]) automata[i] = {a->automata[i]->class_of, a->automata[i]->table};
+    const size_t bytes = graph_block_write(g, args, automata, nullptr, nullptr);
+    auto *host = static_cast<char *>(mem_zalloc(bytes));
     if (!host) return llm_fail(err, LLM_ENOMEM, "no memory for %zu bytes of a policy's arguments", bytes);
-    cudaError_t e = take(cu, &a->block, bytes);
-    if (e != cudaSuccess) {
-        mem_free(host);
-        if (e != cudaErrorMemoryAllocation) cuda_check(cu, e, "memory for a policy's arguments");
-        cudaGetLastError();
-        return llm_fail(err, e == cudaErrorMemoryAllocation ? LLM_ENOMEM : LLM_EFAILED,
-                        "no device memory for %zu bytes of a policy's arguments", bytes);
+    llm_status st = take(cu, &a->block, bytes, err);
+    if (st == LLM_OK) {
+        graph_block_write(g, args, automata, host, static_cast<const char *>(a->block));
+        st = fill(cu, a->block, host, bytes, err);
     }
-    b = {static_cast<char *>(host), static_cast<char *>(a->block), 0, args->vocab_size};
-    put_all(&b, a, g, args);
-    e = cudaMemcpyAsync(a->block, host, bytes, cudaMemcpyHostToDevice, cu->stream);
-    mem_free(host); /* pageable memory has been read when this returns */
-    if (cuda_check(cu, e, "copying a policy's arguments") == LLM_OK) return LLM_OK;
-    return llm_fail(err, LLM_EFAILED, "%s", cu->failure);
+    mem_free(host);
+    return st;
 }
 
 /* ---- open and close --------------------------------------------------------------------------------------

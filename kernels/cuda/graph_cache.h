@@ -10,14 +10,14 @@
 #include <stddef.h>
 
 struct graph_code {
-    char *cubin; /* mem_free */
+    char *cubin; /* or PTX; mem_free */
     size_t bytes;
     int was_cached;
 };
 
-/* The code of a source for an architecture, "sm_90", from the cache or the compiler. dir: null: no cache. It
- * goes on without the cache if that cannot be written. With LLMLUA_GRAPH_SOURCE set to a directory, the
- * source is written there too, for people. Errors: of graph_nvrtc.h. */
+/* The code of a source for an architecture (as nvrtc_compile's), from the cache or the compiler. dir: null:
+ * no cache. It goes on without the cache if that cannot be written. With LLMLUA_GRAPH_SOURCE set to a
+ * directory, the source is written there too, for people. Errors: of graph_nvrtc.h. */
 llm_status graph_code_get(const char *source, size_t bytes, const char *arch, const char *dir,
                           struct graph_code *out, struct llm_error *err);
 

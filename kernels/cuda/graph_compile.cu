@@ -72,6 +72,16 @@ static llm_status fill(struct cuda_backend *cu, struct device_graph *g, const st
     return e == cudaSuccess ? LLM_OK : cuda_fail(e, "its memory", err);
 }
 
+/* A device that takes the paths of an earlier one wants PTX: code for that would not run on it. */
+static void name_arch(const struct cuda_backend *cu, char *out, size_t room)
+{
+    int major = cu->major, minor = cu->minor;
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, cu->device);
+    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, cu->device);
+    const int is_own = major == cu->major && minor == cu->minor;
+    snprintf(out, room, "%s_%d%d", is_own ? "sm" : "compute", cu->major, cu->minor);
+}
+
 llm_status cuda_graph_compile(struct backend *be, const struct graph *graph, int32_t vocab_size,
                               struct device_graph **out, struct llm_error *err)
 {
@@ -80,8 +90,8 @@ llm_status cuda_graph_compile(struct backend *be, const struct graph *graph, int
     struct graph_code code = {};
     char arch[32];
     struct device_graph *g = nullptr;
-    snprintf(arch, sizeof arch, "sm_%d%d", cu->major, cu->minor);
     cudaSetDevice(cu->device);
+    name_arch(cu, arch, sizeof arch);
     llm_status status = graph_emit(graph, vocab_size, &source, err);
     if (status != LLM_OK) return status;
     if ((size_t)source.shared_bytes > cu->smem_max) {

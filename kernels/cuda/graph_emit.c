@@ -15,8 +15,8 @@ enum {
     N_LIST = 2048,
     CHEAP = 16, /* instructions an element */
     DEAR = 100,
-    LOAD_PRICE = 4, /* instructions, of a kept element */
-    KEEP_PRICE = 16
+    LOAD_PRICE = 24, /* of a kept element: as many instructions take the time of its load */
+    KEEP_PRICE = 24
 };
 
 /* ---- sweeps -------------------------------------------------------------------------------------------- */
@@ -110,19 +110,19 @@ static void emit_note(struct emitter *e, const struct graph_node *n, int32_t slo
 {
     switch (n->op) {
     case GRAPH_OP_row_max:
-        EMIT(e, "        note<false>(%d, ordered(best%d));\n", slot, slot);
+        EMIT(e, "        note(false, %d, ordered(best%d));\n", slot, slot);
         return;
     case GRAPH_OP_row_min:
-        EMIT(e, "        note<false>(%d, (uint32_t)~ordered(best%d));\n", slot, slot);
+        EMIT(e, "        note(false, %d, (uint32_t)~ordered(best%d));\n", slot, slot);
         return;
     case GRAPH_OP_row_argmax:
-        EMIT(e, "        note<false>(%d, best_key(best%d, token%d));\n", slot, slot, slot);
+        EMIT(e, "        note(false, %d, best_key(best%d, token%d));\n", slot, slot, slot);
         return;
     case GRAPH_OP_mask_count:
-        EMIT(e, "        note<true>(%d, count%d);\n", slot, slot);
+        EMIT(e, "        note(true, %d, count%d);\n", slot, slot);
         return;
     default:
-        EMIT(e, "        note<false>(%d, count%d);\n", slot, slot);
+        EMIT(e, "        note(false, %d, count%d);\n", slot, slot);
     }
 }
 
@@ -156,7 +156,7 @@ static void emit_finish(struct emitter *e, const struct sweep *s, int32_t k)
         EMIT(e, "found_best(r, %d);\n", slot);
         return;
     case GRAPH_OP_mask_count:
-        EMIT(e, "(double)found<true>(r, %d);\n", slot);
+        EMIT(e, "(double)found(true, r, %d);\n", slot);
         return;
     default:
         EMIT(e, "total(r, %d);\n", s->sum[k]);
@@ -258,12 +258,13 @@ static void emit_selection(struct emitter *e, const struct plan_reduction *red)
     if (is_kth)
         EMIT(e,
              "        if (floor(p) >= 1 && floor(p) <= VOCAB)\n"
-             "            value = select<true>(r, (word64)floor(p), %s, first, %s);\n",
-             guess, two ? "others" : "first");
+             "            value = select<true, %s>(r, (word64)floor(p), %s, first, %s);\n",
+             two ? "true" : "false", guess, two ? "others" : "first");
     else
         EMIT(e,
-             "        if (p < 1) value = select<false>(r, quantile_need(p * sum, scale), %s, first, %s);\n",
-             guess, two ? "others" : "first");
+             "        if (p < 1) value = select<false, %s>(r, quantile_need(p * sum, scale), %s, first, "
+             "%s);\n",
+             two ? "true" : "false", guess, two ? "others" : "first");
     EMIT(e, "        __syncthreads();\n        if (WARP == 0) NUM(%d) = value;\n", e->num_at[node]);
     EMIT(e, "        __syncthreads();\n");
     emit_end_scope(e);
@@ -293,7 +294,7 @@ static void emit_result(struct emitter *e)
          result, result);
     EMIT(e, "            }\n            ELEMENTS\n            {\n            ELEMENT(i, in);\n"
             "            if (in) r.out[i] = result[u];\n            }\n        }\n");
-    EMIT(e, "        note<false>(0, bad);\n        note<false>(1, any);\n        meet(r, 2, 0);\n");
+    EMIT(e, "        note(false, 0, bad);\n        note(false, 1, any);\n        meet(r, 2, 0);\n");
     emit_end_scope(e);
     if (e->most_found < 2) e->most_found = 2;
     emit_begin_numbers(e);
@@ -487,14 +488,14 @@ static llm_status choose_kept(struct emitter *e)
     count_uses(e, uses);
     for (int32_t i = 0; i < e->g->n_nodes; i++) {
         if (uses[i] < 2 || emit_node(e, i)->type != GRAPH_ROW) continue;
-        int64_t costs = -LOAD_PRICE;
+        int64_t costs = 0;
         emit_want_nothing(e);
         emit_want(e, i);
         emit_want_operands(e);
         for (int32_t k = 0; k <= i; k++)
             costs += e->wanted[k] && is_wide(e->g, k) ? emit_price(emit_node(e, k)->op) : 0;
-        int64_t saved = (uses[i] - 1) * costs - KEEP_PRICE;
-        if (costs < KEEP_PRICE || saved <= most) continue;
+        int64_t saved = (uses[i] - 1) * (costs - LOAD_PRICE) - KEEP_PRICE;
+        if (saved <= most) continue;
         most = saved;
         e->kept = i;
     }
@@ -507,7 +508,7 @@ static llm_status choose_kept(struct emitter *e)
 static int32_t unroll(const struct emitter *e)
 {
     if (e->dearest > 4 * DEAR) return 1;
-    return e->dearest > DEAR ? 4 : e->dearest > CHEAP ? 8 : 16;
+    return e->dearest > DEAR ? 2 : e->dearest > CHEAP ? 4 : 8;
 }
 
 /* Sizes and places of shared memory, then the body in its kernel. */
@@ -532,10 +533,7 @@ static void assemble(struct emitter *e, struct text *t)
                                         "KEYS", "VERDICT",   "DIGIT",     "WHOLE",       "WEIGHTS",
                                         "BINS", "LIST_SIZE", "LIST_KEYS", "LIST_WEIGHTS"};
     text_add(t, "#ifndef THREADS\n#define THREADS %d\n#endif\n", GRAPH_SOURCE_THREADS);
-    text_add(t, "#define VOCAB %d\n#define UNROLL %d\n", e->vocab_size,
-             e->dearest > DEAR    ? 4
-             : e->dearest > CHEAP ? 8
-                                  : 16);
+    text_add(t, "#define VOCAB %d\n#define UNROLL %d\n", e->vocab_size, unroll(e));
     text_add(t, "#define N_LIST %d\n#define LIST_HAS_WEIGHTS %d\n", N_LIST, e->weighs);
     text_add(t, "#define N_SUMS %d\n#define N_FOUND %d\n#define N_TABLES %d\n", e->most_sums, e->most_found,
              e->n_tables);

@@ -130,13 +130,26 @@ static void emit_arithmetic(struct emitter *e, const struct graph_node *n)
     case GRAPH_OP_max:
         put_call(e, "fmax", n);
         return;
-    case GRAPH_OP_exp:
-    case GRAPH_OP_log:
-    case GRAPH_OP_tanh:
     case GRAPH_OP_sqrt:
+        put_call(e, "sqrt", n);
+        return;
     case GRAPH_OP_floor:
+        put_call(e, "floor", n);
+        return;
+    case GRAPH_OP_exp:
+        put_call(e, "num_exp", n);
+        return;
+    case GRAPH_OP_log:
+        put_call(e, "num_log", n);
+        return;
+    case GRAPH_OP_tanh:
+        put_call(e, "num_tanh", n);
+        return;
     case GRAPH_OP_pow:
-        put_call(e, graph_op_table[n->op].name, n);
+        put_call(e, "num_pow", n);
+        return;
+    case GRAPH_OP_div:
+        put_call(e, "num_div", n);
         return;
     case GRAPH_OP_add:
         put_infix(e, n, "+");
@@ -146,9 +159,6 @@ static void emit_arithmetic(struct emitter *e, const struct graph_node *n)
         return;
     case GRAPH_OP_mul:
         put_infix(e, n, "*");
-        return;
-    case GRAPH_OP_div:
-        put_infix(e, n, "/");
         return;
     case GRAPH_OP_lt:
         put_infix(e, n, "<");
@@ -198,7 +208,7 @@ static void emit_hash(struct emitter *e, int32_t node)
     emit_begin_numbers(e);
     EMIT(e, "        const double hashed%d[] = ", node);
     emit_put_key(e, n);
-    EMIT(e, "        NUM(%d) = (double)hash_uniform(hash_fold(hashed%d, %d).k[0]);\n", e->num_at[node], node,
+    EMIT(e, "        NUM(%d) = (double)hash_uniform(hash_of(hashed%d, %d).k[0]);\n", e->num_at[node], node,
          n->n_args);
 }
 

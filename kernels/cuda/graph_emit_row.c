@@ -38,7 +38,7 @@ static void emit_keys(struct emitter *e)
         }
         EMIT(e, "        const double hashed%d[] = ", i);
         emit_put_key(e, n);
-        EMIT(e, "        KEY(%d) = hash_fold(hashed%d, %d);\n", e->key_at[i], i, n->n_args);
+        EMIT(e, "        KEY(%d) = hash_of(hashed%d, %d);\n", e->key_at[i], i, n->n_args);
     }
 }
 

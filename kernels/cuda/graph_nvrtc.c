@@ -22,7 +22,9 @@ static struct {
     int (*log_size)(program p, size_t *bytes);
     int (*log)(program p, char *text);
     int (*cubin_size)(program p, size_t *bytes);
-    int (*cubin)(program p, char *bytes);
+    int (*cubin)(program p, char *code);
+    int (*ptx_size)(program p, size_t *bytes);
+    int (*ptx)(program p, char *code);
     int (*destroy)(program *p);
     const char *(*error_text)(int error);
 } nvrtc;
@@ -55,6 +57,7 @@ static void load(void)
     } table[] = {{&nvrtc.version, "nvrtcVersion"},          {&nvrtc.create, "nvrtcCreateProgram"},
                  {&nvrtc.compile, "nvrtcCompileProgram"},   {&nvrtc.log_size, "nvrtcGetProgramLogSize"},
                  {&nvrtc.log, "nvrtcGetProgramLog"},        {&nvrtc.cubin_size, "nvrtcGetCUBINSize"},
+                 {&nvrtc.ptx_size, "nvrtcGetPTXSize"},      {&nvrtc.ptx, "nvrtcGetPTX"},
                  {&nvrtc.cubin, "nvrtcGetCUBIN"},           {&nvrtc.destroy, "nvrtcDestroyProgram"},
                  {&nvrtc.error_text, "nvrtcGetErrorString"}};
     loaded = 1;
@@ -126,7 +129,7 @@ static llm_status complain(program p, int error, const char *arch, struct llm_er
     return LLM_EFAILED;
 }
 
-llm_status nvrtc_compile(const char *source, const char *arch, char **cubin, size_t *bytes,
+llm_status nvrtc_compile(const char *source, const char *arch, char **out, size_t *bytes,
                          struct llm_error *err)
 {
     llm_status status = find(err);
@@ -146,15 +149,16 @@ llm_status nvrtc_compile(const char *source, const char *arch, char **cubin, siz
         status = complain(p, e, arch, err);
         goto done;
     }
-    e = nvrtc.cubin_size(p, bytes);
+    const int virtual = strncmp(arch, "compute_", 8) == 0;
+    e = virtual ? nvrtc.ptx_size(p, bytes) : nvrtc.cubin_size(p, bytes);
     char *code = e ? NULL : mem_alloc(*bytes);
-    if (code) e = nvrtc.cubin(p, code);
+    if (code) e = virtual ? nvrtc.ptx(p, code) : nvrtc.cubin(p, code);
     if (!code || e) {
         mem_free(code);
         status = llm_fail(err, LLM_ENOMEM, "NVRTC: no memory for the code of a graph");
         goto done;
     }
-    *cubin = code;
+    *out = code;
 done:
     nvrtc.destroy(&p);
     return status;

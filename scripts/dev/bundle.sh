@@ -23,7 +23,7 @@ if [ $tests = 1 ]; then
   mkdir -p "$dir/tests"
   cp build/gpu/test_* build/bench_cuda_* "$dir/bin/"
   [ -f build/gpu/libllmlua_trace.so ] && cp build/gpu/libllmlua_trace.so "$dir/lib/"
-  cp -r tests/gpu/*.py tests/gpu/*.lua tests/gpu/shapes "$dir/tests/"
+  cp -r tests/gpu/*.py tests/gpu/*.lua tests/gpu/shapes tests/golden/graphs "$dir/tests/"
 fi
 
 # Lua modules of the distribution that the library needs.
