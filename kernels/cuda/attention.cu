@@ -88,17 +88,19 @@ llm_status attention_begin(struct cuda_backend *cu, const struct step_shape *sha
 
 /* The plan for `key`: made at the first call of a step that asks for it. A ninth is made anew each
  * time, in the last one's place; the stream keeps the order. */
-static llm_status find_plan(struct cuda_backend *cu, const struct attention_call *a,
-                            const struct plan_key *key, const struct attention_plan **out)
+static llm_status find_plan(struct cuda_backend *cu, struct attention_call *a, const struct plan_key *key,
+                            const struct attention_plan **out)
 {
     struct cuda_attention *at = cu->attention;
     for (int i = 0; i < at->n_plans; i++)
         if (!memcmp(&at->keys[i], key, sizeof *key)) {
             *out = &at->plans[i];
+            a->planned = 1;
             return LLM_OK;
         }
     const int i = at->n_plans < MAX_PLANS ? at->n_plans++ : MAX_PLANS - 1;
     at->keys[i] = *key;
+    a->planned = 0;
     *out = &at->plans[i];
     return attention_make_plan(cu, *out, key, a);
 }
@@ -131,8 +133,7 @@ static struct attention_call call_of(const struct attention_args *a)
 }
 
 /* The sequences of one row, rows [0, n_decode). */
-static llm_status attend_decodes(struct cuda_backend *cu, const struct attention_call *c,
-                                 const struct kv_cache *kv)
+static llm_status attend_decodes(struct cuda_backend *cu, struct attention_call *c, const struct kv_cache *kv)
 {
     const int32_t n = cu->attention->shape.n_decode;
     const struct plan_key key = {c->block_table, c->window, c->n_kv_heads,
@@ -144,8 +145,8 @@ static llm_status attend_decodes(struct cuda_backend *cu, const struct attention
 }
 
 /* The others. */
-static llm_status attend_chunks(struct cuda_backend *cu, const struct attention_call *c,
-                                const struct kv_cache *kv, int32_t layer)
+static llm_status attend_chunks(struct cuda_backend *cu, struct attention_call *c, const struct kv_cache *kv,
+                                int32_t layer)
 {
     const struct step_shape *shape = &cu->attention->shape;
     const int32_t n_rows = shape->n_tokens - shape->n_decode, n_seqs = shape->n_seqs - shape->n_decode;
@@ -164,7 +165,7 @@ llm_status cuda_attention(struct backend *be, const struct attention_args *a)
 {
     struct cuda_backend *cu = cuda_of(be);
     const struct step_shape *shape = &cu->attention->shape;
-    const struct attention_call c = call_of(a);
+    struct attention_call c = call_of(a);
     if (shape->n_decode > 0 && attend_decodes(cu, &c, a->kv)) return LLM_EFAILED;
     if (shape->n_seqs > shape->n_decode && attend_chunks(cu, &c, a->kv, a->layer)) return LLM_EFAILED;
     return cu->failed ? LLM_EFAILED : LLM_OK;

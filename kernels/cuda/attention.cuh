@@ -27,6 +27,7 @@ struct attention_call {
     int32_t window; /* of keys; 0: all */
     /* softcap 0: score = s * scale_log2; else cap_log2 * tanh(s * cap_scale) */
     float scale_log2, cap_log2, cap_scale;
+    int planned; /* the plan was made for an earlier call */
 };
 
 enum {

@@ -362,10 +362,13 @@ __global__ void __launch_bounds__(DECODE_THREADS, HD <= 64    ? 4
     __shared__ uint4 q[HD / 16 * 32];
     const int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const uint32_t own = smem_address(smem) + warp * 2 * layout::HALF;
-    pdl_wait();
     pdl_launch();
+    if (!a.planned) pdl_wait();
     const struct decode_bin bin = plan.bins[blockIdx.x];
-    if (!bin.n) return;
+    if (!bin.n) {
+        if (a.planned) pdl_wait();
+        return;
+    }
     struct decode_walk here;
     walk_enter(here, a, bin.seq, bin.len, n_decode);
     here.head = bin.head;
@@ -383,7 +386,13 @@ __global__ void __launch_bounds__(DECODE_THREADS, HD <= 64    ? 4
         }
         copy_async_commit();
     };
-    for (int32_t i = 0; i < n_stages - 1; i++) copy_next(i);
+    /* Keys but for a sequence's newest were written in earlier steps. */
+    int32_t begun = 0;
+    if (a.planned) {
+        while (begun < n_stages - 1 && ahead.tile + 1 < ahead.end) copy_next(begun++);
+        pdl_wait();
+    }
+    for (; begun < n_stages - 1; begun++) copy_next(begun);
 
     struct decode_q<HD> fetched;
     fetch_q<T, HD>(fetched, a, here.seq, here.head, warp, lane);

@@ -188,17 +188,19 @@ __device__ void plan_chunks(const struct attention_plan &plan, const struct plan
     if (threadIdx.x == 0) *plan.n_tiles = n_tiles;
 }
 
+/* Without pdl_launch(): whatever is launched later begins when the plan, and all before it, is there.
+ * Attention of the layers after the first relies on that. */
 __global__ void __launch_bounds__(PLAN_THREADS)
     plan_kernel(const struct attention_plan plan, const struct plan_key key, const struct attention_call a,
                 int32_t n_decode, int32_t max_tiles)
 {
     extern __shared__ int32_t plan_memory[];
     pdl_wait();
-    pdl_launch();
     if (key.n_bins)
         plan_decodes(plan, key, a, plan_memory, plan_memory + n_decode + 1, n_decode);
     else
         plan_chunks(plan, key, a, plan_memory, plan_memory + a.n_seqs - n_decode + 1, n_decode, max_tiles);
+    __threadfence();
 }
 
 llm_status attention_make_plan(struct cuda_backend *cu, const struct attention_plan *plan,

@@ -3,7 +3,7 @@
 
 /* The running softmax of 16 rows in the fragments of a warp, for the mma.sync kernels. */
 
-#include "kernels/cuda/attention_ptx.cuh"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/attention.cuh"
 
 /* Of rows lane / 4 (index 0) and lane / 4 + 8 (index 1): weighted sums of V, the maximum so far, and this

@@ -4,7 +4,7 @@
 /* Hopper's own instructions: barriers of asynchronous copies, tensor copies, tensor-core products of a
  * warpgroup. sm_90a. */
 
-#include "kernels/cuda/attention_ptx.cuh"
+#include "kernels/cuda/ptx.cuh"
 
 /* ---- mbarriers in shared memory: `bar` is an address --------------------------------------------------- */
 

@@ -1,7 +1,7 @@
-#ifndef LLM_KERNELS_CUDA_ATTENTION_PTX_CUH
-#define LLM_KERNELS_CUDA_ATTENTION_PTX_CUH
+#ifndef LLM_KERNELS_CUDA_PTX_CUH
+#define LLM_KERNELS_CUDA_PTX_CUH
 
-/* The machine instructions that attention is made of and CUDA C++ has no name for: asynchronous copies,
+/* Machine instructions that CUDA C++ has no name for: asynchronous copies,
  * matrix fragments, tensor-core products of a warp. sm_80 and later. */
 
 #include "kernels/cuda/cuda.cuh"
