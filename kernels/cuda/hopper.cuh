@@ -92,6 +92,52 @@ static __device__ __forceinline__ void tma_load(uint32_t to, const CUtensorMap *
                  : "memory");
 }
 
+/* Without a hint for the cache. */
+static __device__ __forceinline__ void tma_load_plain(uint32_t to, const CUtensorMap *map, int32_t x,
+                                                      int32_t y, uint32_t barrier)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 " [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
+                 "l"(map), "r"(x), "r"(y), "r"(barrier)
+                 : "memory");
+}
+
+/* The same into the same place of all blocks of the cluster in `blocks`, a bit each, and for their barriers.
+ */
+static __device__ __forceinline__ void tma_load_multicast(uint32_t to, const CUtensorMap *map, int32_t x,
+                                                          int32_t y, uint32_t barrier, uint16_t blocks)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+                 "l"(map), "r"(x), "r"(y), "r"(barrier), "h"(blocks)
+                 : "memory");
+}
+
+/* A box from shared memory to column x, row y; what lies outside of the map is left out. */
+static __device__ __forceinline__ void tma_store(const CUtensorMap *map, int32_t x, int32_t y, uint32_t from)
+{
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map),
+                 "r"(x), "r"(y), "r"(from)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void tma_store_commit()
+{
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+/* Waits until the shared memory of all stores that this thread committed has been read. */
+static __device__ __forceinline__ void tma_store_wait()
+{
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
+/* Makes ordinary writes to shared memory visible to tensor cores and the TMA unit. */
+static __device__ __forceinline__ void async_fence()
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 /* Contiguous memory into the L2 cache only. */
 static __device__ __forceinline__ void bulk_prefetch(const void *from, uint32_t bytes)
 {
@@ -115,6 +161,67 @@ static __device__ __forceinline__ void bulk_load(uint32_t to, const void *from, 
                  : "memory");
 }
 
+/* ---- warpgroups and shared memory
+ * ---------------------------------------------------------------------------
+ */
+
+/* Of a warpgroup whose kernel has __launch_bounds__(threads, 1): registers a thread, a multiple of 8. */
+template <int N> static __device__ __forceinline__ void registers_give()
+{
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+}
+
+template <int N> static __device__ __forceinline__ void registers_take()
+{
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+}
+
+/* The threads of a warpgroup, at named barrier 1 to 15. */
+static __device__ __forceinline__ void group_sync(int32_t barrier)
+{
+    asm volatile("bar.sync %0, 128;" ::"r"(barrier) : "memory");
+}
+
+static __device__ __forceinline__ uint32_t shared_word(uint32_t address)
+{
+    uint32_t word;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
+    return word;
+}
+
+static __device__ __forceinline__ void shared_word_set(uint32_t address, uint32_t word)
+{
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
+}
+
+/* ---- clusters: blocks that reach each other's shared memory
+ * ------------------------------------------------
+ */
+
+static __device__ __forceinline__ uint32_t cluster_rank()
+{
+    uint32_t rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+/* All threads of all blocks of the cluster. */
+static __device__ __forceinline__ void cluster_sync()
+{
+    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
+/* Arrives at the barrier of block `rank` of the cluster that lies where `barrier` lies in this block. Orders
+ * no ordinary writes for that block: that would take a fence of hundreds of cycles. */
+static __device__ __forceinline__ void barrier_arrive_at(uint32_t barrier, uint32_t rank)
+{
+    asm volatile("{\n.reg .b32 remote;\n"
+                 "mapa.shared::cluster.u32 remote, %0, %1;\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(barrier),
+                 "r"(rank)
+                 : "memory");
+}
+
 /* ---- warpgroup products -----------------------------------------------------------------------------------
  */
 
@@ -131,6 +238,13 @@ static __device__ __forceinline__ void wgmma_commit()
 template <int PENDING> static __device__ __forceinline__ void wgmma_wait()
 {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+/* Keeps the compiler from moving uses of d above the wait before. */
+template <int N> static __device__ __forceinline__ void wgmma_pin(float (&d)[N])
+{
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
 }
 
 /* Describes rows of 128 bytes (64 16-bit numbers along k) in shared memory as the TMA unit swizzles them:
@@ -244,6 +358,61 @@ template <typename T> struct wgmma_tile<T, 64> {
 
 #undef WGMMA
 #undef WGMMA_REGISTERS
+
+#define WGMMA_D8_FROM(d, i)                                                                                  \
+    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]),              \
+        "+f"(d[i + 6]), "+f"(d[i + 7])
+#define WGMMA_D32_FROM(d, i)                                                                                 \
+    WGMMA_D8_FROM(d, i), WGMMA_D8_FROM(d, i + 8), WGMMA_D8_FROM(d, i + 16), WGMMA_D8_FROM(d, i + 24)
+#define WGMMA_D64(d)  WGMMA_D32_FROM(d, 0), WGMMA_D32_FROM(d, 32)
+#define WGMMA_D96(d)  WGMMA_D64(d), WGMMA_D32_FROM(d, 64)
+#define WGMMA_D128(d) WGMMA_D96(d), WGMMA_D32_FROM(d, 96)
+#define WGMMA_64                                                                                             \
+    WGMMA_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "            \
+             "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define WGMMA_96                                                                                             \
+    WGMMA_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "            \
+             "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define WGMMA_128                                                                                            \
+    WGMMA_96                                                                                                 \
+    ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "         \
+    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+
+#define WGMMA_WIDE(shape, results, a, b, add, ...)                                                           \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add ", 0;\n"                                            \
+                 "wgmma.mma_async.sync.aligned." shape " {" results "}, " a ", " b ", p, 1, 1, 0, 0;\n}"     \
+                 : __VA_ARGS__                                                                               \
+                 : "l"(w), "l"(x), "r"(plus))
+
+/* As wgmma_tile::multiply, of wide tiles; d = instead of += where `plus` is 0. */
+template <typename T>
+static __device__ __forceinline__ void wgmma_wide(float (&d)[64], uint64_t w, uint64_t x, int32_t plus)
+{
+    if constexpr (is_bf16<T>)
+        WGMMA_WIDE("m64n128k16.f32.bf16.bf16", WGMMA_64, "%64", "%65", "%66", WGMMA_D64(d));
+    else
+        WGMMA_WIDE("m64n128k16.f32.f16.f16", WGMMA_64, "%64", "%65", "%66", WGMMA_D64(d));
+}
+
+template <typename T>
+static __device__ __forceinline__ void wgmma_wide(float (&d)[96], uint64_t w, uint64_t x, int32_t plus)
+{
+    if constexpr (is_bf16<T>)
+        WGMMA_WIDE("m64n192k16.f32.bf16.bf16", WGMMA_96, "%96", "%97", "%98", WGMMA_D96(d));
+    else
+        WGMMA_WIDE("m64n192k16.f32.f16.f16", WGMMA_96, "%96", "%97", "%98", WGMMA_D96(d));
+}
+
+template <typename T>
+static __device__ __forceinline__ void wgmma_wide(float (&d)[128], uint64_t w, uint64_t x, int32_t plus)
+{
+    if constexpr (is_bf16<T>)
+        WGMMA_WIDE("m64n256k16.f32.bf16.bf16", WGMMA_128, "%128", "%129", "%130", WGMMA_D128(d));
+    else
+        WGMMA_WIDE("m64n256k16.f32.f16.f16", WGMMA_128, "%128", "%129", "%130", WGMMA_D128(d));
+}
+
+#undef WGMMA_WIDE
 #endif
 
 #endif

@@ -24,7 +24,7 @@ static void free_buffers(struct cuda_backend *cu, struct cuda_linear *l)
     l->normed = l->wide = nullptr;
 }
 
-/* Many rows go through the buffers in chunks: beyond some 1000 rows a product gains nothing from more. */
+/* Many rows go through the buffers in parts: beyond some 1000 rows a product gains little from more. */
 static llm_status open_buffers(struct cuda_backend *cu, struct cuda_linear *l, struct llm_error *err)
 {
     const size_t row = ((size_t)cu->limits.max_n + 15) / 16 * 16 * act_bytes(cu);
@@ -32,7 +32,6 @@ static llm_status open_buffers(struct cuda_backend *cu, struct cuda_linear *l, s
     if (rows < 256) rows = 256;
     if (rows > cu->limits.max_rows) rows = cu->limits.max_rows;
     const size_t bytes = row * (size_t)rows;
-    l->chunk_rows = rows;
     if (bytes <= l->buffer_bytes) return LLM_OK;
     free_buffers(cu, l);
     l->buffer_bytes = bytes;
@@ -41,6 +40,15 @@ static llm_status open_buffers(struct cuda_backend *cu, struct cuda_linear *l, s
     if (l->normed && l->wide) return LLM_OK;
     return llm_fail(err, LLM_ENOMEM, "no device memory for two buffers of %zu bytes between linear layers",
                     bytes);
+}
+
+int32_t rows_at_once(const struct cuda_backend *cu, int32_t n_rows, int32_t n)
+{
+    const size_t row = ((size_t)n + 7) / 8 * 8 * act_bytes(cu);
+    const int32_t most = (int32_t)(cu->linear->buffer_bytes / row);
+    if (n_rows <= most) return n_rows;
+    const int32_t n_parts = (n_rows + most - 1) / most;
+    return (n_rows + n_parts - 1) / n_parts;
 }
 
 llm_status linear_open(struct cuda_backend *cu, struct llm_error *err)
@@ -52,7 +60,7 @@ llm_status linear_open(struct cuda_backend *cu, struct llm_error *err)
     if (!st && !l->lt) st = lt_open(cu, &l->lt, err);
     if (!st && !l->stream && cu->major == 9 && cu->base.act_dtype != DTYPE_F32)
         st = stream_open(cu, &l->stream, err);
-    return st;
+    return st ? st : tile_open(cu, err);
 }
 
 void linear_close(struct cuda_backend *cu)
@@ -76,7 +84,7 @@ extern "C" __attribute__((visibility("default"))) void cuda_plugin_linear_path(s
 
 /* ---- the op -------------------------------------------------------------------------------------------- */
 
-/* y = x b^T (+ y) for the rows of a block, through cuBLASLt; packed rows are unpacked, some at a time. */
+/* The product with a block of the weight; packed rows are unpacked, some at a time. */
 static llm_status block_product(struct cuda_backend *cu, const struct weight_block *b,
                                 const struct product *whole)
 {
@@ -85,51 +93,55 @@ static llm_status block_product(struct cuda_backend *cu, const struct weight_blo
         struct product p = *whole;
         p.w = b->data;
         p.w_stride = b->ld;
-        return lt_product(cu, l->lt, &p, l->wide);
+        return lt_product(cu, l->lt, &p);
     }
     const int32_t most = (int32_t)(DENSE_BYTES / (act_bytes(cu) * (size_t)b->ld)) / 64 * 64;
     const size_t y_bytes = whole->f32_out ? 4 : act_bytes(cu);
     llm_status st = LLM_OK;
     for (int32_t row = 0; row < whole->n && !st; row += most) {
         struct product p = *whole;
+        const int32_t column = p.epilogue == LINEAR_GATED ? row / 2 : row;
         p.n = whole->n - row < most ? whole->n - row : most;
+        p.n_out = p.epilogue == LINEAR_GATED ? p.n / 2 : p.n;
+        if (p.n_out > whole->n_out - column) p.n_out = whole->n_out - column;
         p.w = l->dense;
         p.w_stride = b->ld;
-        p.y = static_cast<char *>(whole->y) + (size_t)row * y_bytes;
+        p.y = static_cast<char *>(whole->y) + (size_t)column * y_bytes;
+        if (p.bias) p.bias += column;
+        if (p.up_bias) p.up_bias += column;
         st = unpack_rows(cu, b, whole->k, row, p.n, l->dense);
-        if (!st) st = lt_product(cu, l->lt, &p, l->wide);
+        if (!st) st = lt_product(cu, l->lt, &p);
     }
     return st;
 }
 
-/* y = epilogue(x w^T) through cuBLASLt; x as after the norm. */
-static llm_status library_linear(struct cuda_backend *cu, const struct linear_args *a, const void *x,
-                                 int64_t x_stride)
+/* Layers of many rows; x as after the norm. */
+static llm_status many_rows_linear(struct cuda_backend *cu, const struct linear_args *a, const void *x,
+                                   int64_t x_stride)
 {
-    struct cuda_linear *l = cu->linear;
     const struct weight *w = a->w;
     const int gated = a->epilogue == LINEAR_GATED;
-    const int wide = gated || (a->epilogue == LINEAR_ADD && a->act != ACT_NONE);
     const size_t y_bytes = a->f32_out ? 4 : act_bytes(cu);
     struct product p = {};
     p.m = a->n_rows;
     p.k = w->n_in;
     p.x = x;
     p.x_stride = x_stride;
-    p.y_stride = !wide ? a->y_stride : gated ? w->block[0].n_rows : (w->n_out + 7) / 8 * 8;
-    p.add = a->epilogue == LINEAR_ADD && !wide;
+    p.y_stride = a->y_stride;
+    p.epilogue = a->epilogue;
+    p.act = a->act;
     p.f32_out = a->f32_out;
-    for (int32_t i = 0; i < w->n_blocks; i++) {
+    llm_status st = LLM_OK;
+    for (int32_t i = 0; i < w->n_blocks && !st; i++) {
         const struct weight_block *b = &w->block[i];
         p.n = gated ? b->n_rows : b->n_out;
-        p.y = static_cast<char *>(wide ? l->wide : a->y) + (size_t)b->first * y_bytes;
-        llm_status st = block_product(cu, b, &p);
-        if (st) return st;
+        p.n_out = gated ? w->n_out / 2 : b->n_out;
+        p.y = static_cast<char *>(a->y) + (size_t)b->first * y_bytes;
+        if (a->bias) p.bias = a->bias + b->first;
+        if (a->bias && gated) p.up_bias = a->bias + p.n_out;
+        st = block_product(cu, b, &p);
     }
-    if (gated) return gated_rows(cu, a, l->wide, p.y_stride, w->n_out / 2);
-    if (wide) return finish_rows(cu, a, l->wide, p.y_stride, w->n_out);
-    if (a->bias || a->act != ACT_NONE) return finish_rows(cu, a, a->y, a->y_stride, w->n_out);
-    return LLM_OK;
+    return st;
 }
 
 static llm_status linear_chunk(struct cuda_backend *cu, const struct linear_args *a)
@@ -150,18 +162,16 @@ static llm_status linear_chunk(struct cuda_backend *cu, const struct linear_args
         llm_status st = cuda_norm(&cu->base, &norm);
         if (st) return st;
     }
-    if (l->stream && l->path != PATH_LT && stream_able(a, x, x_stride))
+    if (l->stream && (l->path == PATH_AUTO || l->path == PATH_STREAM) && stream_able(a, x, x_stride))
         return stream_linear(cu, l->stream, a, x, x_stride);
-    return library_linear(cu, a, x, x_stride);
+    return many_rows_linear(cu, a, x, x_stride);
 }
 
 llm_status cuda_linear(struct backend *be, const struct linear_args *a)
 {
     struct cuda_backend *cu = cuda_of(be);
     if (cu->failed) return LLM_EFAILED;
-    struct cuda_linear *l = cu->linear;
-    const int32_t most = l->chunk_rows, n_chunks = (a->n_rows + most - 1) / most;
-    const int32_t rows = n_chunks > 1 ? (a->n_rows + n_chunks - 1) / n_chunks : a->n_rows;
+    const int32_t rows = a->norm.kind == NORM_NONE ? a->n_rows : rows_at_once(cu, a->n_rows, a->w->n_in);
     llm_status st = LLM_OK;
     for (int32_t row = 0; row < a->n_rows && !st; row += rows) {
         struct linear_args chunk = *a;

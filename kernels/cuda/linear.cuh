@@ -59,16 +59,18 @@ __host__ __device__ static inline int32_t gated_row(int32_t part, int32_t r)
     return r / GATED_GROUP * 2 * GATED_GROUP + part * GATED_GROUP + r % GATED_GROUP;
 }
 
-/* y [m, n] = x [m, k] w [n, k]^T (+ y). Strides in elements. x and w are of the activation type, y too or
- * f32.
- */
+/* y = epilogue(x [m, k] w [n, k]^T), as struct linear_args says; n: rows of w, n_out: columns of y. Strides
+ * in elements. x and w are of the activation type, y too or f32. */
 struct product {
-    int32_t m, n, k;
+    int32_t m, n, k, n_out;
     const void *x, *w;
     int64_t x_stride, w_stride;
     void *y;
     int64_t y_stride;
-    int add, f32_out;
+    enum linear_epilogue epilogue; /* gated: w in the order of WEIGHT_GATED */
+    enum activation act;
+    const float *bias, *up_bias; /* [n_out], or null; gated: of gate and of up */
+    int f32_out;
 };
 
 /* The buffers through which weights are loaded: while one travels, several threads fill the next, as one
@@ -103,18 +105,18 @@ struct stream_state; /* linear_stream.cu's */
 
 enum { DENSE_BYTES = 128 << 20 };
 
-/* How rows get their kernel; anything but PATH_AUTO is for tests and benchmarks. PATH_STREAM:
- * linear_stream.cuh, also where PATH_AUTO takes linear_thin.cu. */
-enum linear_path { PATH_AUTO, PATH_LT, PATH_STREAM };
+/* How rows get their kernel; anything but PATH_AUTO is for tests and benchmarks. PATH_LT: cuBLASLt alone.
+ * PATH_STREAM: linear_stream.cuh, also where PATH_AUTO takes linear_thin.cu. PATH_TILE + i: the kernels of
+ * linear_tile.cuh with tile_columns[i]. What a path cannot do goes through cuBLASLt. */
+enum linear_path { PATH_AUTO, PATH_LT, PATH_STREAM, PATH_TILE };
 
 enum { MOST_STREAMED = 64 }; /* rows; above, cuBLASLt is faster (on an H200: docs/performance.md) */
 
 struct cuda_linear {
     enum linear_path path;
-    int32_t chunk_rows; /* rows that the buffers below hold */
-    void *normed;       /* [chunk_rows, max_n] */
-    void *wide;         /* [chunk_rows, max_n]: what precedes a gated product or an activation */
-    size_t buffer_bytes;
+    void *normed,
+        *wide; /* x after the norm; what cuBLASLt leaves to a pass of our own, and trials overwrite */
+    size_t buffer_bytes; /* of each: at least 256 rows of max_n */
     void *dense; /* DENSE_BYTES: packed rows as cuBLASLt wants them; null until there is a packed weight */
     struct staging staging;
     struct lt_state *lt;
@@ -128,17 +130,27 @@ void staging_close(struct staging *s);
 enum { STAGED_BYTES = 4 << 20 };
 llm_status staged_upload(struct cuda_backend *cu, void *to, const void *from, size_t bytes);
 
+/* In how many rows at a time n_rows are done, so that rows of n of the activation type fit into a buffer:
+ * equal parts. */
+int32_t rows_at_once(const struct cuda_backend *cu, int32_t n_rows, int32_t n);
+
+/* linear_lt.cu: products of many rows, each in the way that was fastest when tried: an algorithm of cuBLASLt
+ * and what it cannot fuse after it, or a kernel of linear_tile.cu. */
 llm_status lt_open(struct cuda_backend *cu, struct lt_state **out, struct llm_error *err);
 void lt_close(struct lt_state *lt);
-/* scratch: memory that a trial of `add` may spoil, at least y's size. */
-llm_status lt_product(struct cuda_backend *cu, struct lt_state *lt, const struct product *p, void *scratch);
+llm_status lt_product(struct cuda_backend *cu, struct lt_state *lt, const struct product *p);
 
-/* linear_rows.cu. In wide, [n_rows, 2 * n] in the order of a gated layout; y [n_rows, n]. */
-llm_status gated_rows(struct cuda_backend *cu, const struct linear_args *a, const void *wide, int64_t stride,
-                      int32_t n);
-/* y = act(v + bias) (+ y): v may be y. [n_rows, n] */
-llm_status finish_rows(struct cuda_backend *cu, const struct linear_args *a, const void *v, int64_t v_stride,
-                       int32_t n);
+/* linear_rows.cu. In wide, [m, n] in the order of a gated layout. */
+llm_status gated_rows(struct cuda_backend *cu, const struct product *p, const void *wide, int64_t stride);
+/* y = act(v + bias) (+ y): v [m, n] may be y. */
+llm_status finish_rows(struct cuda_backend *cu, const struct product *p, const void *v, int64_t v_stride);
+
+/* linear_tile.cu: kernels by how many rows of the weight a tile has; tile_columns ends with 0. `able`:
+ * whether this product can be done so here. */
+extern const int32_t tile_columns[];
+llm_status tile_open(struct cuda_backend *cu, struct llm_error *err);
+int tile_able(const struct cuda_backend *cu, const struct product *p, int32_t columns);
+llm_status tile_product(struct cuda_backend *cu, const struct product *p, int32_t columns);
 
 /* linear_stream.cu. `able`: whether this layer with these arguments can be done here; x as after the norm. */
 llm_status stream_open(struct cuda_backend *cu, struct stream_state **out, struct llm_error *err);
@@ -161,18 +173,28 @@ llm_status stream_map(struct cuda_backend *cu, CUtensorMap *map, const void *dat
                       int64_t stride, int32_t box_rows);
 
 #ifdef __CUDACC__
-/* As kernels/cpu/ref.c has them. */
+/* 1 / (1 + e^-v) to some 2^-21, in four instructions: an exact division takes ten, and gated products of many
+ * rows are short of them. */
+static __device__ __forceinline__ float sigmoid(float v)
+{
+    float power, inverse;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(-1.44269504f * v));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1 + power));
+    return inverse;
+}
+
+/* As kernels/cpu/ref.c has them; (1 + tanh u) / 2 is the sigmoid of 2 u. */
 static __device__ __forceinline__ float activate(enum activation act, float v)
 {
     switch (act) {
     case ACT_NONE:
         return v;
     case ACT_SILU:
-        return v / (1 + __expf(-v));
+        return v * sigmoid(v);
     case ACT_GELU:
         return 0.5f * v * (1 + erff(v * 0.70710678f));
     case ACT_GELU_TANH:
-        return 0.5f * v * (1 + tanhf(0.79788456f * (v + 0.044715f * v * v * v)));
+        return v * sigmoid(1.59576912f * (v + 0.044715f * v * v * v));
     case ACT_RELU:
         return fmaxf(v, 0);
     }

@@ -295,7 +295,7 @@ int main(int argc, char **argv)
         for (int c = 0; c < shapes[i].n_copies; c++)
             shapes[i].copy[c] =
                 make_weight(shapes[i].n_in, shapes[i].n_out, shapes[i].epilogue == LINEAR_GATED);
-    const int32_t standard[] = {1, 4, 16, 32, 64, 128, 256, 1024, 4096};
+    const int32_t standard[] = {1, 4, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192};
     const int n_rows = argc > 1 ? argc - 1 : (int)(sizeof standard / sizeof *standard);
     for (int r = 0; r < n_rows; r++) {
         const int32_t rows = argc > 1 ? atoi(argv[r + 1]) : standard[r];

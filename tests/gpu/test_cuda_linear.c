@@ -9,7 +9,7 @@
 
 #include <dlfcn.h>
 
-enum path { PATH_AUTO, PATH_LT, PATH_STREAM };
+enum path { PATH_AUTO, PATH_LT, PATH_STREAM, PATH_TILE, N_PATHS = PATH_TILE + 3 /* widths of tiles */ };
 
 static struct backend *ref;
 
@@ -231,7 +231,7 @@ static void check(struct backend *be, const struct layer *l, const struct weight
     a.norm.weight = host_norm.weight ? norm_weight : NULL;
     a.norm.bias = host_norm.bias ? norm_bias : NULL;
     a.bias = r->bias ? bias : NULL;
-    for (int path = PATH_AUTO; path <= PATH_STREAM; path++) {
+    for (int path = PATH_AUTO; path < N_PATHS; path++) {
         float *before = malloc(n_out * sizeof *before);
         memcpy(before, poisoned, n_out * sizeof *before);
         if (r->epilogue != LINEAR_ADD) /* what is not written stays NaN */
@@ -346,6 +346,31 @@ static void epilogues(struct backend *be)
     }
 }
 
+/* More tiles than multiprocessors, with rows, columns and k that fill none of them. */
+static void tiles(struct backend *be)
+{
+    const enum llm_dtype dtypes[] = {be->act_dtype, be->act_dtype};
+    const int32_t outs[][2] = {{4504, 0}, {3992, 3992}}, rows[] = {511, 257, 390};
+    for (int e = LINEAR_STORE; e <= LINEAR_GATED; e++) {
+        const int gated = e == LINEAR_GATED;
+        for (int bias = 0; bias < 2; bias++) {
+            struct layer l;
+            layer_init(&l, dtypes, bias ? 72 : 200, outs[gated], gated ? 2 : 1,
+                       gated ? WEIGHT_GATED : WEIGHT_PLAIN);
+            struct weight *w = make_weight(be, &l);
+            check(be, &l, w,
+                  &(struct run){.n_rows = rows[e],
+                                .epilogue = (enum linear_epilogue)e,
+                                .act = !gated ? ACT_NONE
+                                       : bias ? ACT_GELU_TANH
+                                              : ACT_SILU,
+                                .bias = bias});
+            be->weight_destroy(be, w);
+            layer_free(&l);
+        }
+    }
+}
+
 /* Stored types may differ between parts. */
 static void mixed_parts(struct backend *be)
 {
@@ -364,22 +389,22 @@ static void mixed_parts(struct backend *be)
 
 /* Layers one after the other, each of which begins before its predecessor has ended, replayed many times: the
  * same bits each time. */
-static void replays(struct backend *be)
+static void replay_path(struct backend *be, int path, int32_t rows)
 {
-    enum { N = 1024, ROWS = 5, LAYERS = 4, TIMES = 200 };
+    enum { N = 1024, LAYERS = 4, TIMES = 200 };
     const int32_t out[] = {N};
+    const size_t n = (size_t)rows * N;
     struct layer l;
     layer_init(&l, &be->act_dtype, N, out, 1, WEIGHT_PLAIN);
     struct weight *w = make_weight(be, &l);
-    float *values = random_floats(1, ROWS * N), *first = malloc(ROWS * N * sizeof *first),
-          *got = malloc(ROWS * N * sizeof *got);
+    float *values = random_floats(1, n), *first = malloc(n * sizeof *first), *got = malloc(n * sizeof *got);
     void *x[LAYERS + 1];
-    for (int i = 0; i <= LAYERS; i++) x[i] = upload(be, be->act_dtype, values, ROWS * N);
-    set_path(be, PATH_AUTO);
+    for (int i = 0; i <= LAYERS; i++) x[i] = upload(be, be->act_dtype, values, n);
+    set_path(be, (enum path)path);
     struct device_recording *recording = NULL;
     assert_int_equal(be->device->record(be), LLM_OK);
     for (int i = 0; i < LAYERS; i++)
-        assert_int_equal(be->linear(be, &(struct linear_args){.n_rows = ROWS,
+        assert_int_equal(be->linear(be, &(struct linear_args){.n_rows = rows,
                                                               .x = x[i],
                                                               .x_stride = N,
                                                               .norm = {.kind = NORM_RMS, .eps = 1e-5f},
@@ -390,14 +415,20 @@ static void replays(struct backend *be)
     assert_int_equal(be->device->recorded(be, &recording), LLM_OK);
     for (int i = 0; i < (cuda_tests_small ? 3 : TIMES); i++) {
         assert_int_equal(be->device->replay(be, recording), LLM_OK);
-        download(be, be->act_dtype, x[LAYERS], ROWS * N, i == 0 ? first : got);
-        if (i > 0) assert_memory_equal(got, first, ROWS * N * sizeof *got);
+        download(be, be->act_dtype, x[LAYERS], n, i == 0 ? first : got);
+        if (i > 0) assert_memory_equal(got, first, n * sizeof *got);
     }
     be->device->recording_free(be, recording);
-    for (int i = 0; i <= LAYERS; i++) be->free(be, x[i], ROWS * N * elem_bytes(be->act_dtype));
+    for (int i = 0; i <= LAYERS; i++) be->free(be, x[i], n * elem_bytes(be->act_dtype));
     be->weight_destroy(be, w);
     layer_free(&l);
     free(values), free(first), free(got);
+}
+
+static void replays(struct backend *be)
+{
+    replay_path(be, PATH_AUTO, 5);
+    for (int path = PATH_TILE; path < N_PATHS; path++) replay_path(be, path, 300);
 }
 
 /* What an embedding becomes on the device. */
@@ -444,6 +475,12 @@ static void test_epilogues(void **state)
     each_dtype(epilogues);
 }
 
+static void test_tiles(void **state)
+{
+    (void)state;
+    each_dtype(tiles);
+}
+
 static void test_mixed_parts(void **state)
 {
     (void)state;
@@ -475,9 +512,10 @@ static int close_ref(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_epilogues), cmocka_unit_test(test_every_dtype),
-        cmocka_unit_test(test_shapes),    cmocka_unit_test(test_mixed_parts),
-        cmocka_unit_test(test_replays),   cmocka_unit_test(test_stored_rows),
+        cmocka_unit_test(test_epilogues),   cmocka_unit_test(test_every_dtype),
+        cmocka_unit_test(test_shapes),      cmocka_unit_test(test_tiles),
+        cmocka_unit_test(test_mixed_parts), cmocka_unit_test(test_replays),
+        cmocka_unit_test(test_stored_rows),
     };
     const int skipped = cuda_tests_begin(argc, argv);
     return skipped ? skipped : cmocka_run_group_tests(tests, open_ref, close_ref);
