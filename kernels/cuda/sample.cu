@@ -159,13 +159,15 @@ static __device__ int narrow(struct row *r, int top_k, float top_p, double u, st
     return 0;
 }
 
-/* own: the largest of the thread's elements; mass: of the row. Mostly few are kept, and found among the
- * threads' largest: all that min_p keeps, the top_k, or the SOME likeliest. */
+/* own: the largest of the thread's elements; mass: of the row, without top_k and min_p. Mostly few are kept,
+ * and found among the threads' largest: all that min_p keeps, the top_k, or the SOME likeliest. */
 static __device__ struct choice choose(struct row *r, const struct sample_row *p, int top_k, double u,
                                        float own, double mass, struct scratch *s)
 {
     struct choice c;
-    const int by_p = p->top_p<1, by_min = p->min_p> 0, few = top_k && top_k <= SOME;
+    const int by_p = p->top_p < 1;
+    const int by_min = p->min_p > 0;
+    const int few = top_k && top_k <= SOME;
     if (!top_k && !by_p && !by_min) return draw_row(r, u, s);
     if (by_min) r->least = r->max + p->temperature * logf(p->min_p);
     if (few || by_min || !top_k) {
@@ -236,7 +238,8 @@ static __global__ void __launch_bounds__(ROW_THREADS, 1) sample_kernel(const str
     const float inverse = greedy ? 1 : 1 / p.temperature;
     struct row r = {x, n, -INFINITY, inverse, inverse * 1.44269504088896341f, -FLT_MAX};
     struct choice c = {-1, -FLT_MAX, 0};
-    const int weighed = greedy ? lists : !top_k || top_k > SOME;
+    /* The mass of the row matters to a list's probabilities, to top_p of all, and to a draw from all. */
+    const int weighed = greedy ? lists : !top_k && !(p.min_p > 0);
     const struct own own = weighed ? weigh_chunks(&r, &s) : own_max(x, n);
     r.max = block_max(own.max, &s.sums);
     const int barren = !isfinite(r.max) || (flags & SAMPLED_BARREN);

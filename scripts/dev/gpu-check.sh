@@ -54,10 +54,11 @@ sanitizer() {
   done
   check memcheck-llmlua sanitize memcheck "$bin/llmlua" bench.lua --config "$tests/shapes/tiny" --device cuda \
     --kv-cache-memory 1GiB --mode batch --batch 5 --n-gen 8 --reps 1
-  # Shared memory alone, and slow: one test each.
+  # Shared memory alone, and slow: one test of most.
   check racecheck-test_cuda_attention sanitize racecheck "$gpu/test_cuda_attention" --small "*page*"
   check racecheck-test_cuda_linear sanitize racecheck "$gpu/test_cuda_linear" --small "*replays*"
   check racecheck-test_cuda_rows sanitize racecheck "$gpu/test_cuda_rows" --small "*rotations*"
+  check racecheck-test_cuda_sampling sanitize racecheck "$gpu/test_cuda_sampling" --small
 }
 
 greedy() {
