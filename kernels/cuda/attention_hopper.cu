@@ -134,8 +134,8 @@ __device__ __forceinline__ void consume(const struct attention_call &a, const st
         if (Q_KEPT)
             g.q.next();
         else {
-            __syncwarp(); /* all lanes have read the item, which lies there too */
-            release(bar.q_empty, g.q);
+            barrier_arrive(bar.q_empty); /* all threads: each has read the item, which lies beside q */
+            g.q.next();
         }
         barrier_wait(bar.q_full + 8 * g.q.stage, g.q.phase);
         const struct hopper_item next = items[g.q.stage];

@@ -42,7 +42,9 @@ template <int HD> __device__ __forceinline__ void barriers_init(const struct hop
 {
     constexpr int HALF = 2 * HOPPER_STAGES + hopper_layout<HD>::Q_STAGES;
     for (int i = 0; i < HALF; i++) barrier_init(bar.k_full + 8 * i, 1);
-    for (int i = 0; i < HALF; i++) barrier_init(bar.k_empty + 8 * i, 8 /* warps */);
+    for (int i = 0; i < 2 * HOPPER_STAGES; i++) barrier_init(bar.k_empty + 8 * i, 8 /* warps */);
+    for (int i = 0; i < hopper_layout<HD>::Q_STAGES; i++)
+        barrier_init(bar.q_empty + 8 * i, hopper_layout<HD>::Q_STAGES > 1 ? 8 : 256 /* threads */);
     fence_async_proxy();
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
