@@ -13,7 +13,8 @@
 
 /* What the host knows of the step about to run, before its first op: for planning. A recorded step is run for
  * many batches, so there the counts are those it was recorded for, and rows in excess of the batch are
- * padding: one-row sequences of length 1 in a page that nobody reads. */
+ * padding: one-row sequences of length 1 in a page that nobody reads. Of the first n_decode sequences all
+ * keys but that row's were written by earlier steps. */
 struct step_shape {
     int32_t n_tokens, n_seqs;
     int32_t n_decode;                  /* the first n_decode sequences have one row each */
