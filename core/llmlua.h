@@ -236,6 +236,9 @@ struct llm_policy_run {
     uint64_t seed;
     const struct llm_policy_args *args;
     void *own; /* null; the policy's to set */
+    /* Of its row a logits hook has changed [changed_from, changed_end) at most: all of it, unless the hook
+     * sets them. A GPU gets that much back. */
+    int32_t changed_from, changed_end;
 };
 
 /* By falling probability in the distribution after temperature, min_p, top_k and top_p; with temperature 0,

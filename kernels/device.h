@@ -81,8 +81,8 @@ struct device_ops {
 
     /* An exchange: pieces go to the host and come back beside the queue, both ways at once, each by a ticket
      * with pinned memory of its own. Fetches see what was queued before begin_exchange; what is queued after
-     * end_exchange sees what was given back. fetch begins when what the ticket gave back before is there;
-     * await waits until its piece has come. */
+     * end_exchange sees what was given back, which may be a part, or nothing. fetch begins when what the
+     * ticket gave back before is there; await waits until its piece has come. */
     llm_status (*begin_exchange)(struct backend *be);
     llm_status (*fetch)(struct backend *be, int32_t ticket, void *to, const void *from, size_t bytes);
     llm_status (*await)(struct backend *be, int32_t ticket);

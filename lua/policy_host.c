@@ -162,12 +162,14 @@ static llm_status host_logits(void *self, struct llm_policy_run *run, float *row
 {
     struct policy_host *h = self;
     lua_State *L = h->L;
-    h->row = (struct policy_row){row, n};
+    h->row = (struct policy_row){row, n, n, 0};
     lua_pushvalue(L, LOGITS);
     lua_pushvalue(L, ROW_VIEW);
     push_request(L, run);
     llm_status status = call(h, 2, 1, LLM_EFAILED, err);
-    h->row = (struct policy_row){NULL, -1};
+    run->changed_from = h->row.from;
+    run->changed_end = h->row.to;
+    h->row = (struct policy_row){NULL, -1, 0, 0};
     if (status) return status;
     if (!lua_isnil(L, -1))
         status =

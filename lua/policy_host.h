@@ -14,6 +14,7 @@
 struct policy_row {
     float *data; /* [n] */
     int32_t n;
+    int32_t from, to; /* what was changed: from to to - 1 at most */
 };
 
 struct policy_best {

@@ -331,14 +331,17 @@ static llm_status fake_await(void *self, int32_t ticket, float **row, struct llm
     return status;
 }
 
-static llm_status fake_give_back(void *self, int32_t ticket, int32_t seat, struct llm_error *err)
+static llm_status fake_give_back(void *self, int32_t ticket, int32_t seat, int32_t from, int32_t n,
+                                 struct llm_error *err)
 {
     struct fake_device *d = self;
     size_t bytes = sizeof(float) * (size_t)d->model->vocab_size;
     if (d->fetched[ticket] != 1 + seat)
         return llm_fail(err, LLM_EFAILED, "ticket %d was not fetched for seat %d", ticket, seat);
     d->fetched[ticket] = 0;
-    memcpy(d->seats[seat].work, d->tickets[ticket], bytes);
+    if (from < 0 || n < 0 || from + n > d->model->vocab_size)
+        return llm_fail(err, LLM_EFAILED, "%d elements of a row from %d on", n, from);
+    memcpy(d->seats[seat].work + from, d->tickets[ticket] + from, sizeof(float) * (size_t)n);
     memset(d->tickets[ticket], 0xff, bytes);
     return LLM_OK;
 }

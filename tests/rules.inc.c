@@ -9,6 +9,7 @@ enum hook {
     NO_HOOK,
     SCALE,   /* logits: halves the row */
     SOME,    /* logits: bans every fourth */
+    FEW,     /* logits: changes two, says so, or none */
     NAN_AT,  /* logits: leaves NaN for the token number `at` */
     FAIL_AT, /* logits: fails there */
     SECOND,  /* candidates: the second best, if there is one, for each other token */
@@ -37,6 +38,7 @@ struct rule {
 static const struct rule rules[] = {
     {"scale", SCALE, 0, 0, 0, NULL},
     {"some", SOME, 0, 0, 0, NULL},
+    {"few", FEW, 0, 0, 0, NULL},
     {"nan_forgiven", NAN_AT, 4, 1, 0, NULL},
     {"second", SECOND, 0, 0, 0, NULL},
     {"memory", MEMORY, 0, 0, 0, NULL},
@@ -99,8 +101,13 @@ static llm_status rule_logits(void *self, struct llm_policy_run *run, float *row
     if (r->hook == FAIL_AT && run->n_output == r->at) return llm_fail(err, LLM_EFAILED, "no more");
     for (int32_t i = 0; i < n; i++) {
         if (isnan(row[i])) return llm_fail(err, LLM_EFAILED, "a row that nobody made");
+        if (r->hook == FEW && run->n_output % 3 && (i == 7 || i == 30)) row[i] -= 4;
         if (r->hook == SCALE) row[i] *= 0.5f;
         if (r->hook == SOME && i % 4 == 3) row[i] = -INFINITY;
+    }
+    if (r->hook == FEW) {
+        run->changed_from = run->n_output % 3 ? 7 : n;
+        run->changed_end = run->n_output % 3 ? 31 : 0;
     }
     if (r->hook == NAN_AT && run->n_output == r->at) row[3] = NAN;
     return LLM_OK;

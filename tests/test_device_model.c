@@ -16,7 +16,7 @@
 
 #include "engine/decoder_model.h"
 
-enum { N_ASKS = 120, MODEL_VOCAB = 192 };
+enum { N_ASKS = 160, MODEL_VOCAB = 192 };
 
 static struct llm_engine_options options_of(void)
 {
@@ -70,7 +70,7 @@ static void the_same_as_on_the_cpu(void **state)
         think_of(a, i);
         int32_t kind = i / 20 % 4; /* plain, all of them, policies, and those that the host must sample */
         for (int32_t k = below(3); k > 0 && kind; k--) ask_for_more(a, below(kind == 3 ? 7 : 5));
-        if (kind < 2 || chance(40)) continue;
+        if (kind < 2 || chance(10)) continue;
         do {
             a->may_fail = 0;
             choose_policies(a);
@@ -89,9 +89,9 @@ static void the_same_as_on_the_cpu(void **state)
         run_all(e, got, N_ASKS, 30, cancels);
         for (int32_t i = 0; i < N_ASKS; i++) compare(&want[i], &got[i], cancels, "device", i);
         expect_rest(e);
-        assert_true(host->n_replays > 100 && host->n_fills > 20 && host->n_fetches > 20);
         print_message("%d recordings, %d replays, %d fills, %d rows fetched\n", host->n_recordings,
                       host->n_replays, host->n_fills, host->n_fetches);
+        assert_true(host->n_replays > 20 && host->n_fills > 20 && host->n_fetches > 20);
         llm_engine_close(e);
     }
 }

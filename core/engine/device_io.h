@@ -101,7 +101,8 @@ llm_status device_amend(void *self, int mark, const int32_t *tokens, int32_t n, 
 llm_status device_adjusted(void *self, int mark, const struct sampled **rows, struct llm_error *err);
 llm_status device_fetch(void *self, int32_t ticket, int32_t seat, struct llm_error *err);
 llm_status device_await(void *self, int32_t ticket, float **row, struct llm_error *err);
-llm_status device_give_back(void *self, int32_t ticket, int32_t seat, struct llm_error *err);
+llm_status device_give_back(void *self, int32_t ticket, int32_t seat, int32_t from, int32_t n,
+                            struct llm_error *err);
 llm_status device_resume(void *self, const struct device_step *step, struct llm_error *err);
 
 /* The table of graphs, empty if the backend compiles none. */

@@ -365,12 +365,13 @@ llm_status device_await(void *self, int32_t ticket, float **row, struct llm_erro
     return m->io->ops->await(m->backend, ticket) ? device_failed(m, err) : LLM_OK;
 }
 
-llm_status device_give_back(void *self, int32_t ticket, int32_t seat, struct llm_error *err)
+llm_status device_give_back(void *self, int32_t ticket, int32_t seat, int32_t from, int32_t n,
+                            struct llm_error *err)
 {
     struct decoder_model *m = self;
     const struct device_io *io = m->io;
-    llm_status st = io->ops->give_back(m->backend, ticket, row_on_device(io, seat), row_on_host(io, ticket),
-                                       row_bytes(io));
+    llm_status st = io->ops->give_back(m->backend, ticket, row_on_device(io, seat) + from,
+                                       row_on_host(io, ticket) + from, sizeof(float) * (size_t)n);
     return st ? device_failed(m, err) : LLM_OK;
 }
 

@@ -69,13 +69,15 @@ struct device_seats {
     llm_status (*amend)(void *self, int mark, const int32_t *tokens, int32_t n, struct llm_error *err);
 
     /* A step with hooked rows stops before them, and they go to the host and back beside each other: fetch
-     * begins when the step is there, await waits until row [vocab_size] has come, give_back ends the use of
-     * the ticket, 0 .. EXCHANGE_TICKETS - 1. adjusted waits until the step is there; of the rows only flags
-     * are good. resume queues the rest of the step, when all that was fetched is given back. */
+     * begins when the step is there, await waits until row [vocab_size] has come, give_back returns n
+     * elements of the row (0: none) and ends the use of the ticket, 0 .. EXCHANGE_TICKETS - 1. adjusted waits
+     * until the step is there; of the rows only flags are good. resume queues the rest of the step, when all
+     * that was fetched is given back. */
     llm_status (*adjusted)(void *self, int mark, const struct sampled **rows, struct llm_error *err);
     llm_status (*fetch)(void *self, int32_t ticket, int32_t seat, struct llm_error *err);
     llm_status (*await)(void *self, int32_t ticket, float **row, struct llm_error *err);
-    llm_status (*give_back)(void *self, int32_t ticket, int32_t seat, struct llm_error *err);
+    llm_status (*give_back)(void *self, int32_t ticket, int32_t seat, int32_t from, int32_t n,
+                            struct llm_error *err);
     llm_status (*resume)(void *self, const struct device_step *step, struct llm_error *err);
 };
 

@@ -55,7 +55,7 @@ static llm_status run_hooks(struct exchange *x, int32_t i, const struct sampled 
     llm_status status = m->seats.await(m->self, ticket, &job.row, err);
     if (status) return status;
     if (!(row->flags & SAMPLED_BARREN)) policy_logits_hooks(&x->engine->desk, &job, 1);
-    return m->seats.give_back(m->self, ticket, seat_of(x, i), err);
+    return m->seats.give_back(m->self, ticket, seat_of(x, i), job.from, job.end - job.from, err);
 }
 
 llm_status policy_device_hooks(struct llm_engine *e, const struct step *step, const struct device_step *d,

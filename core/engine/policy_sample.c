@@ -245,6 +245,8 @@ int32_t policy_last_logits_hook(const struct policy_chain *c, int32_t sequence)
 static llm_status call_logits(struct policy_desk *d, const struct llm_policy *t, struct policy_run *run,
                               float *row, int check, struct llm_error *err)
 {
+    run->view.changed_from = 0;
+    run->view.changed_end = d->vocab_size;
     llm_status status = t->logits(t->self, &run->view, row, d->vocab_size, err);
     if (status || !check || row_is_usable(row, d->vocab_size)) return status;
     return policy_row_unusable(err);
@@ -254,6 +256,15 @@ static llm_status call_logits(struct policy_desk *d, const struct llm_policy *t,
 static int32_t n_known(const struct output *o)
 {
     return o->sequence.n_output - o->sequence.n_pending;
+}
+
+static void note_change(struct policy_job *j, const struct llm_policy_run *run, int32_t n)
+{
+    int32_t from = run->changed_from > 0 ? run->changed_from : 0;
+    int32_t end = run->changed_end < n ? run->changed_end : n;
+    if (from >= end) return;
+    if (j->from >= j->end || from < j->from) j->from = from;
+    if (end > j->end) j->end = end;
 }
 
 /* The device tells only that the row is bad in the end: whose fault it is, and what was there before, has to
@@ -273,7 +284,10 @@ void policy_logits_hooks(struct policy_desk *d, struct policy_job *j, int checke
         time_goes_to(d, p);
         add(&p->n_calls, 1);
         runs[i].view.n_output = n_known(j->output);
-        if (call_logits(d, &p->table, &runs[i], j->row, check, &err) == LLM_OK) continue;
+        if (call_logits(d, &p->table, &runs[i], j->row, check, &err) == LLM_OK) {
+            note_change(j, &runs[i].view, d->vocab_size);
+            continue;
+        }
         if (policy_chain_fail(c, j->output->sequence.index, i, &err)) return;
         memcpy(j->row, d->backup, row_bytes(d));
     }

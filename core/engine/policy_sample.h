@@ -16,7 +16,8 @@ struct policy_job {
     const float *logits; /* raw; may be shared with other jobs */
 
     /* made on the way */
-    float *row; /* the adjusted row, for logits hooks */
+    float *row;        /* the adjusted row, for logits hooks */
+    int32_t from, end; /* what they have changed of it at most */
     struct sample_best best;
     int32_t token;
     int barren;           /* the parameters of the request ban everything: policies are not asked */
@@ -43,7 +44,8 @@ void policy_desk_deinit(struct policy_desk *d);
 
 /* ---- the pieces, for steps on a device (policy_device.h) ----------------------------------------------- */
 
-/* Runs the hooks on the job's row. checked_later: the device looks at what the last of them left. */
+/* Runs the hooks on the job's row, and notes what they changed. checked_later: the device looks at what the
+ * last of them left. */
 void policy_logits_hooks(struct policy_desk *d, struct policy_job *j, int checked_later);
 /* Runs the hooks on the job's candidates: its token is what is drawn, and then perhaps another. */
 void policy_candidates_hooks(struct policy_desk *d, struct policy_job *j);

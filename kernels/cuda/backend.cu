@@ -245,6 +245,7 @@ static llm_status device_give_back(struct backend *be, int32_t ticket, void *to,
     struct cuda_exchange *x = &cu->exchange;
     if (cu->failed) return LLM_EFAILED;
     x->used[ticket] = 1;
+    if (bytes == 0) return LLM_OK;
     return cuda_check(cu, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, x->in),
                       "giving back a row");
 }

@@ -71,6 +71,27 @@ describe("hooks", function()
     assert.same({ 9, 9, 9 }, ids{ policy = "only", policy_args = { ids = { 9 }, keep = false }, max_tokens = 3 })
   end)
 
+  it("leave a note of what they changed", function()
+    load("noted", [[
+function policy.logits(row, req) row[5] = 1 end
+function policy.test(t)
+  local ffi = require "ffi"
+  local data, row = ffi.new("float[10]"), ffi.new("struct policy_row")
+  local function changed(change)
+    row.data, row.n, row.from, row.to = data, 10, 10, 0
+    change()
+    return row.from .. " " .. row.to
+  end
+  assert(changed(function() end) == "10 0")
+  assert(changed(function() row[3] = 1 end) == "3 4")
+  assert(changed(function() row[7] = 1; row[2] = 0 end) == "2 8")
+  assert(changed(function() row:ban{ 6, 4 } end) == "4 7")
+  assert(changed(function() row:keep{ 6, 4 } end) == "0 10")
+  assert(changed(function() row:fill(1) end) == "0 10")
+end
+return policy]])
+  end)
+
   it("see the request and keep a state for each sequence", function()
     load("looks", [[
       function policy.init(req) req.state.tokens = {} end

@@ -53,7 +53,7 @@ function Run:logits(list)
   local data = ffi.new("float[?]", #list)
   for i, logit in ipairs(list) do data[i - 1] = logit end
   local row = ffi.new "struct policy_row"
-  row.data, row.n = data, #list
+  row.data, row.n, row.from = data, #list, #list
   local result = self.policy.logits(row, self.req)
   if result ~= nil then error("logits must return nothing", 2) end
   row.n = -1

@@ -12,9 +12,10 @@ struct llm_policy_run {
   uint64_t seed;
   const struct llm_policy_args *args;
   void *own;
+  int32_t changed_from, changed_end;
 };
 struct llm_candidate { const int32_t token; const float prob, logprob; };
-struct policy_row { float *data; int32_t n; };
+struct policy_row { float *data; int32_t n, from, to; };
 struct policy_best { const struct llm_candidate *list; int32_t n; };
 struct policy_sequence { const struct llm_policy_run *run; uint32_t n_draws; int32_t drawn_at; };
 struct policy_prompt { const struct policy_sequence *sequence; };
@@ -107,6 +108,7 @@ ffi.metatype("struct policy_best", Best)
 
 -- ---- rows ----------------------------------------------------------------------------------------------------
 
+-- A GPU gets back what lies between row.from and row.to: who writes to data widens them.
 local Row = { methods = {} }
 
 local function no_token(row, id)
@@ -128,6 +130,8 @@ end
 function Row.__newindex(row, id, logit)
   if type(id) ~= "number" or not (id >= 0 and id < row.n) then no_token(row, id) end
   row.data[id] = logit
+  if id < row.from then row.from = id end
+  if id >= row.to then row.to = id + 1 end
 end
 
 -- Bans the tokens of a list.
@@ -148,6 +152,7 @@ function Row.methods.fill(row, logit)
   if row.n < 0 then no_token(row) end
   local data = row.data
   for id = 0, row.n - 1 do data[id] = logit end
+  row.from, row.to = 0, row.n
 end
 
 -- The token with the largest logit, and that.
