@@ -1,9 +1,10 @@
 #ifndef LLM_KERNELS_CUDA_LINEAR_CUH
 #define LLM_KERNELS_CUDA_LINEAR_CUH
 
-/* What the files of the linear layer share. A layer is done in one of two ways: few rows by kernels of our
- * own that stream the weights once at the speed of memory (linear_stream.cu, Hopper), many rows by cuBLASLt
- * (linear_lt.cu) with passes of our own for what it cannot fuse (linear_rows.cu). */
+/* What the files of the linear layer share. A layer is done in one of three ways: few rows by kernels of our
+ * own that stream the weights once at the speed of memory (linear_stream.cu, linear_thin.cu, Hopper), many
+ * rows by tiles of our own (linear_tile.cu, Hopper) or by cuBLASLt with passes of our own for what it cannot
+ * fuse (linear_rows.cu), whichever was faster when tried (linear_lt.cu). */
 
 #include "kernels/cuda/cuda.cuh"
 
@@ -110,7 +111,7 @@ enum { DENSE_BYTES = 128 << 20 };
  * linear_tile.cuh with tile_columns[i]. What a path cannot do goes through cuBLASLt. */
 enum linear_path { PATH_AUTO, PATH_LT, PATH_STREAM, PATH_TILE };
 
-enum { MOST_STREAMED = 64 }; /* rows; above, cuBLASLt is faster (on an H200: docs/performance.md) */
+enum { MOST_STREAMED = 64 }; /* rows (on an H200: docs/performance.md) */
 
 struct cuda_linear {
     enum linear_path path;
