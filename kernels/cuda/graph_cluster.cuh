@@ -106,7 +106,7 @@ static __device__ __forceinline__ void push(word64 *p, int rank, word64 v)
 static __device__ __forceinline__ uint32_t pull(const uint32_t *p, int rank)
 {
     uint32_t v;
-    asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(v) : "r"(address_in(p, rank)) : "memory");
+    asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(v) : "r"(address_in(p, rank)));
     return v;
 }
 

@@ -29,10 +29,14 @@ struct sweep {
     uint32_t added; /* of the found: which are sums */
 };
 
-static int32_t summed_row(const struct graph_node *n)
+static int is_summed(enum graph_op op)
 {
-    if (n->op == GRAPH_OP_quantile) return n->args[1];
-    return n->op == GRAPH_OP_row_sum || n->op == GRAPH_OP_draw ? n->args[0] : -1;
+    return op == GRAPH_OP_row_sum || op == GRAPH_OP_draw;
+}
+
+static int is_selection(enum graph_op op)
+{
+    return op == GRAPH_OP_kth || op == GRAPH_OP_quantile;
 }
 
 static int32_t most_sums(const struct emitter *e)
@@ -49,8 +53,8 @@ static int32_t gather_sweep(struct emitter *e, const struct plan_pass *pass, int
     for (; from < end; from++) {
         int32_t node = e->p->reductions[from].node;
         const struct graph_node *n = emit_node(e, node);
-        if (n->op == GRAPH_OP_kth) continue;
-        int sums = summed_row(n) >= 0, finds = n->op != GRAPH_OP_row_sum && n->op != GRAPH_OP_quantile;
+        if (is_selection(n->op)) continue;
+        int sums = is_summed(n->op), finds = n->op != GRAPH_OP_row_sum;
         if (s->n == MOST_FOUND || s->n_sums + sums > most_sums(e) || s->n_found + finds > MOST_FOUND) break;
         if (n->op == GRAPH_OP_mask_count) s->added |= 1u << s->n_found;
         s->sum[s->n] = sums ? s->n_sums++ : -1;
@@ -83,7 +87,7 @@ static void emit_gathering(struct emitter *e, const struct sweep *s, int32_t k)
 {
     const struct graph_node *n = emit_node(e, s->nodes[k]);
     const int32_t slot = s->found[k], a = n->args[0];
-    if (s->sum[k] >= 0) EMIT(e, "            if (in) sum%d += e%d;\n", s->sum[k], summed_row(n));
+    if (s->sum[k] >= 0) EMIT(e, "            if (in) sum%d += e%d;\n", s->sum[k], a);
     switch (n->op) {
     case GRAPH_OP_row_max:
         EMIT(e, "            if (in && e%d > best%d) best%d = e%d;\n", a, slot, slot, a);
@@ -178,10 +182,7 @@ static void end_keeping(struct emitter *e)
 static void emit_sweep(struct emitter *e, const struct sweep *s)
 {
     emit_want_nothing(e);
-    for (int32_t k = 0; k < s->n; k++) {
-        const struct graph_node *n = emit_node(e, s->nodes[k]);
-        emit_want(e, n->op == GRAPH_OP_quantile ? n->args[1] : n->args[0]);
-    }
+    for (int32_t k = 0; k < s->n; k++) emit_want(e, emit_node(e, s->nodes[k])->args[0]);
     begin_keeping(e);
     emit_begin_scope(e);
     for (int32_t k = 0; k < s->n; k++) {
@@ -214,66 +215,89 @@ static void emit_sweep(struct emitter *e, const struct sweep *s)
 
 /* ---- selections ---------------------------------------------------------------------------------------- */
 
-/* weigh<level>: the function that select calls in the first level, or in the others. */
-static void emit_weigher(struct emitter *e, const struct graph_node *n, const char *level)
+/* A function that select calls for each element. */
+static void emit_weigher(struct emitter *e, const struct graph_node *n, const char *name)
+{
+    EMIT(e, "        const auto %s = [&](int i, float *x) -> word64 {\n", name);
+    emit_elements(e);
+    EMIT(e, "            *x = e%d;\n", n->args[0]);
+    if (n->op == GRAPH_OP_kth)
+        EMIT(e, "            return e%d > LOWEST_ROW;\n        };\n", n->args[0]);
+    else
+        EMIT(e, "            return quantile_weight(e%d, e%d, scale);\n        };\n", n->args[0], n->args[1]);
+}
+
+static void want_rows_of(struct emitter *e, const struct graph_node *n)
 {
     emit_want_nothing(e);
     emit_want(e, n->args[0]);
     if (n->op == GRAPH_OP_quantile) emit_want(e, n->args[1]);
-    if (level) {
-        emit_want_operands(e);
-        EMIT(e, "        const auto %s = [&](int i, float *x) -> word64 {\n", level);
-        emit_elements(e);
-        EMIT(e, "            *x = e%d;\n", n->args[0]);
-        if (n->op == GRAPH_OP_kth)
-            EMIT(e, "            return e%d > LOWEST_ROW;\n        };\n", n->args[0]);
-        else
-            EMIT(e, "            return quantile_weight(e%d, e%d, scale);\n        };\n", n->args[0],
-                 n->args[1]);
-    }
+    emit_want_operands(e);
 }
 
-/* kth and quantile; the sum of a quantile's weights lies where its result will. */
+/* Elements the interpreter too begins with, where they are known to be weights of which the largest is 1. */
+static const char *guess_of(const struct plan_reduction *red, const struct graph_node *n)
+{
+    return red->is_weights && (n->op == GRAPH_OP_kth || n->args[0] == n->args[1]) ? "0x1p-8f" : "INFINITY";
+}
+
+static void emit_kth(struct emitter *e, const struct plan_reduction *red, const struct graph_node *n)
+{
+    const int keeps = e->keeping == KEEPS && e->kept >= 0 && e->wanted[e->kept];
+    EMIT(e, "        if (floor(p) >= 1 && floor(p) <= VOCAB) {\n");
+    emit_weigher(e, n, "first");
+    e->keeping = LOADS;
+    want_rows_of(e, n);
+    if (keeps) emit_weigher(e, n, "others");
+    EMIT(e, "        value = select<true, %s>(r, (word64)floor(p), %s, first, %s);\n        }\n",
+         keeps ? "true" : "false", guess_of(red, n), keeps ? "others" : "first");
+}
+
+/* First the sum of the weights, by which they are scaled. */
+static void emit_quantile(struct emitter *e, const struct plan_reduction *red, const struct graph_node *n)
+{
+    if (!e->most_sums) e->most_sums = 1;
+    EMIT(e, "        if (p < 1) {\n        TILES(r)\n        {\n            float sum0 = 0;\n"
+            "            STEPS ELEMENTS\n            {\n            ELEMENT_IN_LANES(i, in);\n");
+    emit_elements(e);
+    EMIT(e,
+         "            if (in) sum0 += e%d;\n            }\n            sum_tile(r, 0, tile, sum0);\n        "
+         "}\n",
+         n->args[1]);
+    EMIT(e, "        meet(r, 0, 0);\n"
+            "        const double sum = add_up_once(r, 0), scale = quantile_scale(sum);\n");
+    e->keeping = LOADS;
+    want_rows_of(e, n);
+    emit_weigher(e, n, "weigh");
+    EMIT(e,
+         "        value = select<false, false>(r, quantile_need(p * sum, scale), %s, weigh, weigh);\n        "
+         "}\n",
+         guess_of(red, n));
+}
+
+/* kth and quantile, in runs whose numbers ask for them: what they keep is not there in others. */
 static void emit_selection(struct emitter *e, const struct plan_reduction *red)
 {
     const int32_t node = red->node;
     const struct graph_node *n = emit_node(e, node);
     const int is_kth = n->op == GRAPH_OP_kth;
-    const char *guess = red->is_weights && (is_kth || n->args[0] == n->args[1]) ? "0x1p-8f" : "INFINITY";
     e->selects = 1;
     e->weighs |= !is_kth;
     if (!e->most_found) e->most_found = 1;
     e->keeping = e->is_kept ? LOADS : KEEPS;
-    emit_weigher(e, n, NULL);
+    want_rows_of(e, n);
     emit_begin_scope(e);
     EMIT(e, "        /* %%%d: %s */\n        const double p = ", node, graph_op_table[n->op].name);
     emit_put_num(e, n->args[is_kth ? 1 : 2]);
     EMIT(e, ";\n        double value = -(double)INFINITY;\n");
-    if (!is_kth)
-        EMIT(e, "        const double sum = NUM(%d), scale = quantile_scale(sum);\n", e->num_at[node]);
-    emit_weigher(e, n, "first");
-    const int two = e->kept >= 0 && e->keeping == KEEPS && e->wanted[e->kept];
-    e->keeping = LOADS;
-    if (two) emit_weigher(e, n, "others");
     if (is_kth)
-        EMIT(e,
-             "        if (floor(p) >= 1 && floor(p) <= VOCAB)\n"
-             "            value = select<true, %s>(r, (word64)floor(p), %s, first, %s);\n",
-             two ? "true" : "false", guess, two ? "others" : "first");
+        emit_kth(e, red, n);
     else
-        EMIT(e,
-             "        if (p < 1) value = select<false, %s>(r, quantile_need(p * sum, scale), %s, first, "
-             "%s);\n",
-             two ? "true" : "false", guess, two ? "others" : "first");
+        emit_quantile(e, red, n);
     EMIT(e, "        __syncthreads();\n        if (WARP == 0) NUM(%d) = value;\n", e->num_at[node]);
     EMIT(e, "        __syncthreads();\n");
     emit_end_scope(e);
     e->keeping = COMPUTES;
-}
-
-static int is_selection(enum graph_op op)
-{
-    return op == GRAPH_OP_kth || op == GRAPH_OP_quantile;
 }
 
 /* ---- passes -------------------------------------------------------------------------------------------- */

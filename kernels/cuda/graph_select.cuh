@@ -149,15 +149,16 @@ template <bool counted> static __device__ __noinline__ struct digit find_digit(i
 {
     const int each = N_BINS / THREADS;
     word64 own[each], sum = 0;
-    for (int k = 0; k < each; k++) {
-        const int bin = N_BINS - 1 - ((int)threadIdx.x * each + k);
-        own[k] = 0;
-        for (int rank = 0; rank < n_ranks; rank++) {
+    for (int k = 0; k < each; k++) own[k] = 0;
+#pragma unroll 2
+    for (int rank = 0; rank < n_ranks; rank++) {
+        for (int k = 0; k < each; k++) {
+            const int bin = N_BINS - 1 - ((int)threadIdx.x * each + k);
             own[k] += pull(&BINS[bin], rank);
             if (!counted) own[k] += (word64)pull(&BINS[N_BINS + bin], rank) << 32;
         }
-        sum += own[k];
     }
+    for (int k = 0; k < each; k++) sum += own[k];
     word64 upto = sum, all = 0, before = 0;
 #pragma unroll
     for (int d = 1; d < 32; d *= 2) {

@@ -231,9 +231,9 @@ static struct graph_automaton *make_automaton(void)
     struct llm_error err;
     struct graph_automaton *a = NULL;
     int32_t *class_of = malloc(sizeof *class_of * (size_t)n), next[STATES * CLASSES];
-    for (int32_t i = 0; i < n; i++) class_of[i] = (int32_t)(random_bits() % CLASSES);
-    for (int i = 0; i < STATES * CLASSES; i++)
-        next[i] = random_bits() % 4 ? (int32_t)(random_bits() % STATES) : -1;
+    for (int32_t i = 0; i < n; i++) class_of[i] = i < 500 ? 0 : (int32_t)(random_bits() % CLASSES);
+    for (int i = 0; i < STATES * CLASSES; i++) /* what the history has, is never refused */
+        next[i] = i % CLASSES == 0 || random_bits() % 4 ? (int32_t)(random_bits() % STATES) : -1;
     if (graph_automaton_new(n, STATES, CLASSES, class_of, next, &a, &err)) die(err.message);
     free(class_of);
     return a;
