@@ -179,6 +179,21 @@ template <typename T> static T __ldg(const T *p)
     return *p;
 }
 
+static inline float pinned(float v)
+{
+    return v;
+}
+
+template <typename T> static T *pinned(T *p)
+{
+    return p;
+}
+
+static inline float top_of(float a, float b)
+{
+    return a != a || b != b ? NAN : a > b ? a : b;
+}
+
 static inline uint32_t load_word(const uint32_t *p)
 {
     return *p;

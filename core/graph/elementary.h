@@ -13,17 +13,14 @@ union bits {
     int32_t i;
 };
 
-/* e^x for |x| < 87, 0 for all others: by bits, as a branch would not be vectorized. Cephes' polynomial
- * (S. Moshier). To the bit what engine/rowmath.c computes for x <= 0. */
-static inline float exp_core(float x)
+/* e^x for |x| < 87; for others it means nothing. Cephes' polynomial (S. Moshier). */
+static inline float exp_inside(float x)
 {
     const float magic = 0x1.8p23f; /* adding it rounds to an integer, found in the low bits */
-    union bits v = {x}, z, scale, y;
-    int32_t in_range = -((v.i & 0x7fffffff) < 0x42ae0000); /* |x| < 87 */
-    v.i &= in_range;
-    z.f = v.f * 1.44269504088896341f + magic;
+    union bits z, scale;
+    z.f = x * 1.44269504088896341f + magic;
     float k = z.f - magic;
-    float r = v.f - k * 0.693359375f;
+    float r = x - k * 0.693359375f;
     r = r - k * -2.12194440e-4f;
     float p = 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
@@ -32,8 +29,18 @@ static inline float exp_core(float x)
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.0f;
-    scale.i = (z.i - 0x4b400000 + 127) << 23;
-    y.f = p * scale.f;
+    scale.i = (int32_t)(((uint32_t)z.i - 0x4b400000u + 127) << 23);
+    return p * scale.f;
+}
+
+/* e^x for |x| < 87, 0 for all others: by bits, as a branch would not be vectorized. To the bit what
+ * engine/rowmath.c computes for x <= 0. */
+static inline float exp_core(float x)
+{
+    union bits v = {x}, y;
+    int32_t in_range = -((v.i & 0x7fffffff) < 0x42ae0000); /* |x| < 87 */
+    v.i &= in_range;
+    y.f = exp_inside(v.f);
     y.i &= in_range;
     return y.f;
 }

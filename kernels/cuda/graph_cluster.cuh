@@ -143,6 +143,27 @@ static __device__ __forceinline__ uint32_t pull(const uint32_t *p, int)
 static __device__ __forceinline__ void begin_kernel() {}
 #endif
 
+/* As it is; but to be kept in a register, not computed again from what it was made of. */
+static __device__ __forceinline__ float pinned(float v)
+{
+    asm volatile("" : "+f"(v));
+    return v;
+}
+
+template <typename T> static __device__ __forceinline__ T *pinned(T *p)
+{
+    asm volatile("" : "+l"(p));
+    return p;
+}
+
+/* The larger; NaN if one is. */
+static __device__ __forceinline__ float top_of(float a, float b)
+{
+    float v;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(v) : "f"(a), "f"(b));
+    return v;
+}
+
 /* Of what this kernel itself writes to memory: past the first-level cache, and where it stands. */
 static __device__ __forceinline__ uint32_t load_word(const uint32_t *p)
 {

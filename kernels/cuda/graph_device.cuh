@@ -15,13 +15,17 @@
 
 /* ---- one element --------------------------------------------------------------------------------------- */
 
-/* As exp_core and exp_large, of which one polynomial does for both. */
+static __device__ __noinline__ float exp_far(float x)
+{
+    return exp_large(x);
+}
+
+/* As exp_core, and exp_large, which is rarely called. */
 static __device__ __forceinline__ float exp_element(float x)
 {
-    const bool large = !(x < 87.0f);
-    const float y = exp_core(large ? x - 2 : x);
-    const float above = x < 88.7228394f ? y * 7.38905609893f : INFINITY;
-    return large ? x != x ? x : above : y;
+    float y = fabsf(x) < 87.0f ? exp_inside(x) : 0.0f;
+    if (!(x < 87.0f)) y = exp_far(x);
+    return y;
 }
 
 static __device__ __forceinline__ bool has_bit(const uint32_t *bits, int i)
@@ -43,12 +47,6 @@ static __device__ __forceinline__ float in_prompt(const struct row &r, int i)
 static __device__ __forceinline__ float in_output(const struct row &r, int i)
 {
     return (float)(__ldcg(r.counts + i) & ~SEAT_IN_PROMPT);
-}
-
-/* A row that an earlier sweep has left where the result will be. */
-static __device__ __forceinline__ float load_kept(const struct row &r, int i)
-{
-    return __uint_as_float(load_word((const uint32_t *)r.out + i));
 }
 
 static __device__ __forceinline__ float in_table(const struct row &r, int table, int i)
@@ -232,7 +230,7 @@ static __device__ bool begin_row(struct row &r, const struct sample_args &a, con
     const int slot = p->slot, seat = p->seat;
     r.index = index;
     r.p = p;
-    r.at = a.state[index].at;
+    r.at = pinned(a.state[index].at);
     r.n_history = (int)p->position;
     r.args = (const struct graph_arg *)link.args;
     if (slot < 0 || seat < 0 || link.graph != l.id) return false;
@@ -241,7 +239,7 @@ static __device__ bool begin_row(struct row &r, const struct sample_args &a, con
     r.n_prompt = a.seats.seat[seat].n_prompt;
     if (link.forgiving && r.variables[n_variables] != 0) return false;
     float *work = a.seats.work + 2 * (size_t)seat * VOCAB;
-    r.out = r.at == work ? work + VOCAB : work;
+    r.out = pinned(r.at == work ? work + VOCAB : work);
     r.history = a.seats.history + (size_t)seat * (size_t)a.seats.max_len;
     r.counts = a.seats.counts + (size_t)seat * VOCAB;
     __syncthreads();
@@ -250,11 +248,13 @@ static __device__ bool begin_row(struct row &r, const struct sample_args &a, con
     return true;
 }
 
-static __device__ __forceinline__ void check_row(const struct row &r, int node, int bad_slot, int any_slot)
+/* What check_element has made of the row's elements is noted as the bits of its orders. */
+static __device__ __forceinline__ void check_row(const struct row &r, int node, int slot)
 {
-    if (found(false, r, bad_slot))
+    const uint32_t top = (uint32_t)found(false, r, slot);
+    if (top >= ordered(INFINITY))
         fail(GRAPH_ROW_BAD, node, 0);
-    else if (!found(false, r, any_slot))
+    else if (top <= ordered(LOWEST_ROW))
         fail(GRAPH_ROW_MASKED, node, 0);
 }
 

@@ -14,9 +14,7 @@ enum {
     N_BINS = 2048,
     N_LIST = 2048,
     CHEAP = 16, /* instructions an element */
-    DEAR = 100,
-    LOAD_PRICE = 24, /* of a kept element: as many instructions take the time of its load */
-    KEEP_PRICE = 24
+    DEAR = 100
 };
 
 /* ---- sweeps -------------------------------------------------------------------------------------------- */
@@ -90,13 +88,13 @@ static void emit_gathering(struct emitter *e, const struct sweep *s, int32_t k)
     if (s->sum[k] >= 0) EMIT(e, "            if (in) sum%d += e%d;\n", s->sum[k], a);
     switch (n->op) {
     case GRAPH_OP_row_max:
-        EMIT(e, "            if (in && e%d > best%d) best%d = e%d;\n", a, slot, slot, a);
+        EMIT(e, "            best%d = fmaxf(best%d, e%d);\n", slot, slot, a);
         return;
     case GRAPH_OP_row_min:
-        EMIT(e, "            if (in && e%d < best%d) best%d = e%d;\n", a, slot, slot, a);
+        EMIT(e, "            best%d = fminf(best%d, e%d);\n", slot, slot, a);
         return;
     case GRAPH_OP_row_argmax:
-        EMIT(e, "            if (in && e%d > best%d) {\n                best%d = e%d;\n", a, slot, slot, a);
+        EMIT(e, "            if (e%d > best%d) {\n                best%d = e%d;\n", a, slot, slot, a);
         EMIT(e, "                token%d = i;\n            }\n", slot);
         return;
     case GRAPH_OP_mask_count:
@@ -136,7 +134,6 @@ static void emit_finish(struct emitter *e, const struct sweep *s, int32_t k)
     const int32_t node = s->nodes[k], slot = s->found[k];
     const struct graph_node *n = emit_node(e, node);
     if (n->op == GRAPH_OP_draw) {
-        e->keeping = COMPUTES; /* other threads have kept it */
         emit_want_nothing(e);
         emit_want(e, n->args[0]);
         emit_begin_scope(e);
@@ -167,23 +164,20 @@ static void emit_finish(struct emitter *e, const struct sweep *s, int32_t k)
     }
 }
 
-/* A sweep that any run makes: what it keeps is there for all that come after it. */
-static void begin_keeping(struct emitter *e)
+/* The elements of a tile, twice: all of a full one, and those that the last one has. */
+static void begin_tile(struct emitter *e, int is_last, const char *place)
 {
-    e->keeping = e->is_kept ? LOADS : KEEPS;
-}
-
-static void end_keeping(struct emitter *e)
-{
-    if (e->kept >= 0 && e->wanted[e->kept]) e->is_kept = 1;
-    e->keeping = COMPUTES;
+    if (is_last)
+        EMIT(e, "            else ONE_BY_ONE {\n            LAST_ELEMENT(i, in, %s);\n", place);
+    else
+        EMIT(e, "            if (IS_FULL(tile)) STEPS ELEMENTS {\n            ELEMENT(i, in, %s);\n", place);
+    emit_elements(e);
 }
 
 static void emit_sweep(struct emitter *e, const struct sweep *s)
 {
     emit_want_nothing(e);
     for (int32_t k = 0; k < s->n; k++) emit_want(e, emit_node(e, s->nodes[k])->args[0]);
-    begin_keeping(e);
     emit_begin_scope(e);
     for (int32_t k = 0; k < s->n; k++) {
         EMIT(e, "        /* %%%d: %s */\n", s->nodes[k], graph_op_table[emit_node(e, s->nodes[k])->op].name);
@@ -191,18 +185,17 @@ static void emit_sweep(struct emitter *e, const struct sweep *s)
     }
     EMIT(e, "        TILES(r)\n        {\n");
     for (int32_t i = 0; i < s->n_sums; i++) EMIT(e, "            float sum%d = 0;\n", i);
-    EMIT(e, "            STEPS ELEMENTS\n            {\n            %s(i, in);\n",
-         s->n_sums ? "ELEMENT_IN_LANES" : "ELEMENT");
-    emit_elements(e);
-    for (int32_t k = 0; k < s->n; k++) emit_gathering(e, s, k);
-    EMIT(e, "            }\n");
+    for (int is_last = 0; is_last < 2; is_last++) {
+        begin_tile(e, is_last, s->n_sums ? "IN_LANES" : "ALONG");
+        for (int32_t k = 0; k < s->n; k++) emit_gathering(e, s, k);
+        EMIT(e, "            }\n");
+    }
     for (int32_t i = 0; i < s->n_sums; i++) EMIT(e, "            sum_tile(r, %d, tile, sum%d);\n", i, i);
     EMIT(e, "        }\n");
     for (int32_t k = 0; k < s->n; k++)
         if (s->found[k] >= 0) emit_note(e, emit_node(e, s->nodes[k]), s->found[k]);
     EMIT(e, "        meet(r, %d, 0x%xu);\n", s->n_found, (unsigned)s->added);
     emit_end_scope(e);
-    end_keeping(e);
     int draws = 0;
     for (int32_t k = 0; k < s->n; k++) {
         emit_finish(e, s, k);
@@ -215,24 +208,16 @@ static void emit_sweep(struct emitter *e, const struct sweep *s)
 
 /* ---- selections ---------------------------------------------------------------------------------------- */
 
-/* A function that select calls for each element. */
-static void emit_weigher(struct emitter *e, const struct graph_node *n, const char *name)
+/* The function that select calls for each element. */
+static void emit_weigher(struct emitter *e, const struct graph_node *n)
 {
-    EMIT(e, "        const auto %s = [&](int i, float *x) -> word64 {\n", name);
+    EMIT(e, "        const auto weigh = [&](int i, float *x) -> word64 {\n");
     emit_elements(e);
     EMIT(e, "            *x = e%d;\n", n->args[0]);
     if (n->op == GRAPH_OP_kth)
         EMIT(e, "            return e%d > LOWEST_ROW;\n        };\n", n->args[0]);
     else
-        EMIT(e, "            return quantile_weight(e%d, e%d, scale);\n        };\n", n->args[0], n->args[1]);
-}
-
-static void want_rows_of(struct emitter *e, const struct graph_node *n)
-{
-    emit_want_nothing(e);
-    emit_want(e, n->args[0]);
-    if (n->op == GRAPH_OP_quantile) emit_want(e, n->args[1]);
-    emit_want_operands(e);
+        EMIT(e, "            return quantile_weight(e%d, e%d, shift);\n        };\n", n->args[0], n->args[1]);
 }
 
 /* Elements the interpreter too begins with, where they are known to be weights of which the largest is 1. */
@@ -243,39 +228,29 @@ static const char *guess_of(const struct plan_reduction *red, const struct graph
 
 static void emit_kth(struct emitter *e, const struct plan_reduction *red, const struct graph_node *n)
 {
-    const int keeps = e->keeping == KEEPS && e->kept >= 0 && e->wanted[e->kept];
     EMIT(e, "        if (floor(p) >= 1 && floor(p) <= VOCAB) {\n");
-    emit_weigher(e, n, "first");
-    e->keeping = LOADS;
-    want_rows_of(e, n);
-    if (keeps) emit_weigher(e, n, "others");
-    EMIT(e, "        value = select<true, %s>(r, (word64)floor(p), %s, first, %s);\n        }\n",
-         keeps ? "true" : "false", guess_of(red, n), keeps ? "others" : "first");
+    emit_weigher(e, n);
+    EMIT(e, "        value = select<true>(r, (word64)floor(p), %s, weigh);\n        }\n", guess_of(red, n));
 }
 
 /* First the sum of the weights, by which they are scaled. */
 static void emit_quantile(struct emitter *e, const struct plan_reduction *red, const struct graph_node *n)
 {
     if (!e->most_sums) e->most_sums = 1;
-    EMIT(e, "        if (p < 1) {\n        TILES(r)\n        {\n            float sum0 = 0;\n"
-            "            STEPS ELEMENTS\n            {\n            ELEMENT_IN_LANES(i, in);\n");
-    emit_elements(e);
+    EMIT(e, "        if (p < 1) {\n        TILES(r)\n        {\n            float sum0 = 0;\n");
+    for (int is_last = 0; is_last < 2; is_last++) {
+        begin_tile(e, is_last, "IN_LANES");
+        EMIT(e, "            if (in) sum0 += e%d;\n            }\n", n->args[1]);
+    }
     EMIT(e,
-         "            if (in) sum0 += e%d;\n            }\n            sum_tile(r, 0, tile, sum0);\n        "
-         "}\n",
-         n->args[1]);
-    EMIT(e, "        meet(r, 0, 0);\n"
-            "        const double sum = add_up_once(r, 0), scale = quantile_scale(sum);\n");
-    e->keeping = LOADS;
-    want_rows_of(e, n);
-    emit_weigher(e, n, "weigh");
-    EMIT(e,
-         "        value = select<false, false>(r, quantile_need(p * sum, scale), %s, weigh, weigh);\n        "
-         "}\n",
+         "            sum_tile(r, 0, tile, sum0);\n        }\n        meet(r, 0, 0);\n"
+         "        const double sum = add_up_once(r, 0);\n        const int shift = quantile_shift(sum);\n");
+    emit_weigher(e, n);
+    EMIT(e, "        value = select<false>(r, quantile_need(p * sum, shift), %s, weigh);\n        }\n",
          guess_of(red, n));
 }
 
-/* kth and quantile, in runs whose numbers ask for them: what they keep is not there in others. */
+/* kth and quantile, in runs whose numbers ask for them. */
 static void emit_selection(struct emitter *e, const struct plan_reduction *red)
 {
     const int32_t node = red->node;
@@ -284,8 +259,9 @@ static void emit_selection(struct emitter *e, const struct plan_reduction *red)
     e->selects = 1;
     e->weighs |= !is_kth;
     if (!e->most_found) e->most_found = 1;
-    e->keeping = e->is_kept ? LOADS : KEEPS;
-    want_rows_of(e, n);
+    emit_want_nothing(e);
+    emit_want(e, n->args[0]);
+    if (!is_kth) emit_want(e, n->args[1]);
     emit_begin_scope(e);
     EMIT(e, "        /* %%%d: %s */\n        const double p = ", node, graph_op_table[n->op].name);
     emit_put_num(e, n->args[is_kth ? 1 : 2]);
@@ -297,7 +273,6 @@ static void emit_selection(struct emitter *e, const struct plan_reduction *red)
     EMIT(e, "        __syncthreads();\n        if (WARP == 0) NUM(%d) = value;\n", e->num_at[node]);
     EMIT(e, "        __syncthreads();\n");
     emit_end_scope(e);
-    e->keeping = COMPUTES;
 }
 
 /* ---- passes -------------------------------------------------------------------------------------------- */
@@ -307,22 +282,20 @@ static void emit_result(struct emitter *e)
     const int32_t result = e->g->result;
     emit_want_nothing(e);
     emit_want(e, result);
-    e->keeping = e->is_kept ? LOADS : COMPUTES;
     emit_begin_scope(e);
-    EMIT(e, "        /* %%%d: the result */\n        uint32_t bad = 0, any = 0;\n", result);
-    EMIT(e, "        TILES(r) STEPS\n        {\n            float result[UNROLL];\n            ELEMENTS\n"
-            "            {\n            ELEMENT(i, in);\n");
-    emit_elements(e);
-    EMIT(e, "            result[u] = e%d;\n", result);
-    EMIT(e, "            bad |= in & !(e%d < INFINITY);\n            any |= in & (e%d > LOWEST_ROW);\n",
-         result, result);
-    EMIT(e, "            }\n            ELEMENTS\n            {\n            ELEMENT(i, in);\n"
-            "            if (in) r.out[i] = result[u];\n            }\n        }\n");
-    EMIT(e, "        note(false, 0, bad);\n        note(false, 1, any);\n        meet(r, 2, 0);\n");
+    EMIT(e, "        /* %%%d: the result */\n        float top = LOWEST_ROW;\n        TILES(r)\n        {\n",
+         result);
+    for (int is_last = 0; is_last < 2; is_last++) {
+        begin_tile(e, is_last, "ALONG");
+        EMIT(e, "            top = top_of(top, e%d);\n            if (in) r.out[i] = e%d;\n            }\n",
+             result, result);
+    }
+    EMIT(e, "        }\n        note(false, 0, top < INFINITY ? ordered(top) : ordered(INFINITY));\n"
+            "        meet(r, 1, 0);\n");
     emit_end_scope(e);
-    if (e->most_found < 2) e->most_found = 2;
+    if (!e->most_found) e->most_found = 1;
     emit_begin_numbers(e);
-    EMIT(e, "        check_row(r, %d, 0, 1);\n", result);
+    EMIT(e, "        check_row(r, %d, 0);\n", result);
 }
 
 static void emit_pass(struct emitter *e, const struct plan_pass *pass)
@@ -483,50 +456,6 @@ static llm_status place(struct emitter *e)
     return LLM_OK;
 }
 
-/* Counts for each row how many sweeps need it. */
-static void count_uses(struct emitter *e, int32_t *uses)
-{
-    for (int32_t p = 0; p < e->p->n_passes; p++) {
-        const struct plan_pass *pass = &e->p->passes[p];
-        for (int32_t i = 0; i <= pass->n_reductions; i++) {
-            emit_want_nothing(e);
-            int32_t node =
-                i < pass->n_reductions ? e->p->reductions[pass->first_reduction + i].node : e->g->result;
-            if (i == pass->n_reductions && !pass->makes_result) continue;
-            if (i == pass->n_reductions) emit_want(e, node);
-            for (int32_t a = 0; i < pass->n_reductions && a < emit_node(e, node)->n_args; a++)
-                if (is_wide(e->g, emit_node(e, node)->args[a])) emit_want(e, emit_node(e, node)->args[a]);
-            emit_want_operands(e);
-            int32_t sweeps = i == pass->n_reductions ? 1 : 1 + is_selection(emit_node(e, node)->op);
-            for (int32_t k = 0; k < e->g->n_nodes; k++) uses[k] += e->wanted[k] ? sweeps : 0;
-        }
-    }
-}
-
-/* The row that it pays most to keep: loading it takes the place of computing it and all it is made of. */
-static llm_status choose_kept(struct emitter *e)
-{
-    int32_t *uses = mem_array((size_t)e->g->n_nodes, sizeof *uses);
-    if (!uses) return llm_fail(e->err, LLM_ENOMEM, "no memory for the source of a graph");
-    int64_t most = 0;
-    count_uses(e, uses);
-    for (int32_t i = 0; i < e->g->n_nodes; i++) {
-        if (uses[i] < 2 || emit_node(e, i)->type != GRAPH_ROW) continue;
-        int64_t costs = 0;
-        emit_want_nothing(e);
-        emit_want(e, i);
-        emit_want_operands(e);
-        for (int32_t k = 0; k <= i; k++)
-            costs += e->wanted[k] && is_wide(e->g, k) ? emit_price(emit_node(e, k)->op) : 0;
-        int64_t saved = (uses[i] - 1) * (costs - LOAD_PRICE) - KEEP_PRICE;
-        if (saved <= most) continue;
-        most = saved;
-        e->kept = i;
-    }
-    mem_free(uses);
-    return LLM_OK;
-}
-
 /* Elements a thread has in hand: enough loads on the way where that is what takes the time, few registers and
  * little code where arithmetic does. */
 static int32_t unroll(const struct emitter *e)
@@ -602,7 +531,7 @@ llm_status graph_emit(const struct graph *g, int32_t vocab_size, struct graph_so
                       struct llm_error *err)
 {
     *out = (struct graph_source){0};
-    struct emitter e = {.g = g, .p = g->plan, .out = out, .err = err, .vocab_size = vocab_size, .kept = -1};
+    struct emitter e = {.g = g, .p = g->plan, .out = out, .err = err, .vocab_size = vocab_size};
     struct text t = {0};
     const size_t n = (size_t)g->n_nodes;
     llm_status status = check_limits(&e);
@@ -616,7 +545,6 @@ llm_status graph_emit(const struct graph *g, int32_t vocab_size, struct graph_so
         goto done;
     }
     status = place(&e);
-    if (status == LLM_OK) status = choose_kept(&e);
     if (status != LLM_OK) goto done;
     emit_body(&e);
     status = check_limits(&e);

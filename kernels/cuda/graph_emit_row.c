@@ -14,13 +14,11 @@ void emit_want(struct emitter *e, int32_t node)
     e->wanted[node] = 1;
 }
 
-void emit_want_operands(struct emitter *e)
+static void want_operands(struct emitter *e)
 {
-    for (int32_t i = e->g->n_nodes - 1; i >= 0; i--) {
-        if (!e->wanted[i] || (i == e->kept && e->keeping == LOADS)) continue;
-        for (int32_t a = 0; a < emit_node(e, i)->n_args; a++)
+    for (int32_t i = e->g->n_nodes - 1; i >= 0; i--)
+        for (int32_t a = 0; e->wanted[i] && a < emit_node(e, i)->n_args; a++)
             if (is_wide(e->g, emit_node(e, i)->args[a])) emit_want(e, emit_node(e, i)->args[a]);
-    }
 }
 
 /* Keys of hashes of the wanted rows that no sweep before has needed. */
@@ -67,9 +65,9 @@ static void emit_constants(struct emitter *e)
             if (is_wide(e->g, arg) || e->wanted[arg]) continue;
             e->wanted[arg] = 1; /* declared */
             int truth = emit_node(e, arg)->type == GRAPH_BOOL;
-            EMIT(e, truth ? "        const bool e%d = " : "        const float e%d = (float)", arg);
+            EMIT(e, truth ? "        const bool e%d = " : "        const float e%d = pinned((float)", arg);
             emit_put_num(e, arg);
-            EMIT(e, truth ? " != 0;\n" : ";\n");
+            EMIT(e, truth ? " != 0;\n" : ");\n");
         }
     }
 }
@@ -188,7 +186,8 @@ static void put_operation(struct emitter *e, int32_t node)
     }
 }
 
-int32_t emit_price(enum graph_op op)
+/* About how many instructions an operation takes an element. */
+static int32_t price_of(enum graph_op op)
 {
     switch (op) {
     case GRAPH_OP_exp:
@@ -214,15 +213,10 @@ void emit_elements(struct emitter *e)
     int32_t price = 0;
     for (int32_t i = 0; i < e->g->n_nodes; i++) {
         if (!e->wanted[i] || !is_wide(e->g, i)) continue;
-        const int loads = i == e->kept && e->keeping == LOADS;
         EMIT(e, "            const %s e%d = ", emit_node(e, i)->type == GRAPH_MASK ? "bool" : "float", i);
-        if (loads)
-            EMIT(e, "load_kept(r, i)");
-        else
-            put_operation(e, i);
+        put_operation(e, i);
         EMIT(e, ";\n");
-        if (i == e->kept && e->keeping == KEEPS) EMIT(e, "            r.out[i] = e%d;\n", i);
-        price += loads ? 2 : emit_price(emit_node(e, i)->op);
+        price += price_of(emit_node(e, i)->op);
         e->n_lines++;
     }
     if (price > e->dearest) e->dearest = price;
@@ -231,7 +225,7 @@ void emit_elements(struct emitter *e)
 /* Opens a scope in which the wanted rows' constants are known. */
 void emit_begin_scope(struct emitter *e)
 {
-    emit_want_operands(e);
+    want_operands(e);
     emit_keys(e);
     emit_end_numbers(e);
     EMIT(e, "    {\n");

@@ -11,9 +11,6 @@
 
 enum { GRAPH_FEW_IDS = 8 /* compared one by one; longer lists are bits */ };
 
-/* What the code being written does about the kept row. */
-enum keeping { COMPUTES, KEEPS, LOADS };
-
 struct emitter {
     const struct graph *g;
     const struct plan *p;
@@ -30,9 +27,6 @@ struct emitter {
     int32_t most_sums, most_found; /* of any sweep */
     int selects, weighs, draws,
         in_numbers; /* has selections, of weights, draws; is between two of begin, end */
-    int32_t kept;   /* a dear row that sweeps leave to later ones in row.out, where the result will be; -1 */
-    int is_kept;    /* it is there, whatever the run */
-    enum keeping keeping;
 };
 
 /* A line of the body, or a part of one. */
@@ -69,14 +63,10 @@ void emit_num(struct emitter *e, int32_t node);
 /* The rows whose elements the code to come needs: those wanted, and then what they are computed from. */
 void emit_want_nothing(struct emitter *e);
 void emit_want(struct emitter *e, int32_t node);
-void emit_want_operands(struct emitter *e); /* begin_scope does it */
 
 /* A scope in which all that the wanted rows need, and is the same for all elements, is declared. */
 void emit_begin_scope(struct emitter *e);
 void emit_end_scope(struct emitter *e);
-
-/* About how many instructions an operation takes an element. */
-int32_t emit_price(enum graph_op op);
 
 /* In a scope: the wanted elements of token i, each e<node>. */
 void emit_elements(struct emitter *e);

@@ -216,26 +216,40 @@ static __device__ __forceinline__ uint32_t bin_of(const struct level &l, uint32_
     return x >> l.low & ((1u << l.bits) - 1);
 }
 
+template <bool counted>
+static __device__ __forceinline__ void add_element(const struct level &l, uint32_t x, word64 w)
+{
+    if (!w || !is_inside(l, x)) return;
+    add_to_bin<counted>(bin_of(l, x), w);
+    if (x >= l.least) remember(x, w);
+}
+
 template <bool counted, typename F>
 static __device__ __forceinline__ void sweep_level(const struct row &r, const struct level &l, F weigh)
 {
-    TILES(r) STEPS
+    TILES(r)
     {
-        uint32_t x[UNROLL];
-        word64 w[UNROLL];
-        ELEMENTS
-        {
-            ELEMENT(i, in);
-            float v = 0;
-            w[u] = weigh(i, &v);
-            x[u] = ordered(v);
-            if (!in || !is_inside(l, x[u])) w[u] = 0;
-        }
-        ELEMENTS
-        {
-            if (w[u]) add_to_bin<counted>(bin_of(l, x[u]), w[u]);
-            if (w[u] && x[u] >= l.least) remember(x[u], w[u]);
-        }
+        if (IS_FULL(tile)) STEPS
+            {
+                uint32_t x[UNROLL];
+                word64 w[UNROLL];
+                ELEMENTS
+                {
+                    ELEMENT(i, in, ALONG);
+                    float v = 0;
+                    w[u] = in ? weigh(i, &v) : 0;
+                    x[u] = ordered(v);
+                }
+                ELEMENTS add_element<counted>(l, x[u], w[u]);
+            }
+        else
+            ONE_BY_ONE
+            {
+                LAST_ELEMENT(i, in, ALONG);
+                float v = 0;
+                const word64 w = weigh(i, &v);
+                add_element<counted>(l, ordered(v), in ? w : 0);
+            }
     }
 }
 
@@ -258,8 +272,8 @@ static __device__ __noinline__ void clear_bins(int n, bool forget)
  * does not count. Weights are integers, so that their sums do not depend on the order. A level sweeps the row
  * only where what it needs was not remembered: from `guess` on by the first, then what is in its bin. first:
  * what weighs in the first level. */
-template <bool counted, bool differ, typename F, typename G>
-static __device__ double select(const struct row &r, word64 need, float guess, F first, G weigh)
+template <bool counted, typename F>
+static __device__ double select(const struct row &r, word64 need, float guess, F weigh)
 {
     const int n_bins = (counted ? 1 : 2) * N_BINS;
     struct level l = {0, ordered(guess), 32, 21, 11};
@@ -269,8 +283,6 @@ static __device__ double select(const struct row &r, word64 need, float guess, F
     for (;;) {
         if (listed)
             list_level<counted>(l);
-        else if (differ && l.top == 32)
-            sweep_level<counted>(r, l, first);
         else
             sweep_level<counted>(r, l, weigh);
         cluster_sync(r);
@@ -291,24 +303,29 @@ static __device__ double select(const struct row &r, word64 need, float guess, F
     }
 }
 
-/* Weights of a quantile as integers: multiples of 2^-61 of the sum, rounded to a power of two. */
-static __device__ __forceinline__ double quantile_scale(double sum)
+/* Weights of a quantile as integers: multiples of 2^-shift, so that their sum is below 2^62. */
+static __device__ __forceinline__ int quantile_shift(double sum)
 {
-    if (!(sum > 0 && sum < (double)INFINITY)) return 1;
-    const int exponent = (int)(__double_as_longlong(sum) >> 52 & 0x7ff) - 1023;
-    return __longlong_as_double((long long)(61 - exponent + 1023) << 52);
+    if (!(sum > 0 && sum < (double)INFINITY)) return 0;
+    return 61 - ((int)(__double_as_longlong(sum) >> 52 & 0x7ff) - 1023);
 }
 
-static __device__ __forceinline__ word64 quantile_need(double mass, double scale)
+static __device__ __forceinline__ word64 quantile_need(double mass, int shift)
 {
     if (mass != mass) return ~(word64)0;
-    const double need = ceil(mass * scale);
+    const double need = ceil(mass * __longlong_as_double((long long)(shift + 1023) << 52));
     return need >= 1 ? __double2ull_rn(need) : 1;
 }
 
-static __device__ __forceinline__ word64 quantile_weight(float x, float w, double scale)
+/* Rounded to the nearest, and at least 1: what has a weight counts. */
+static __device__ __forceinline__ word64 quantile_weight(float x, float w, int shift)
 {
+    const uint32_t bits = __float_as_uint(w), fraction = bits & 0x7fffff;
+    const int exponent = (int)(bits >> 23);
     if (!(w > 0) || x != x) return 0;
-    const word64 v = __double2ull_rn((double)w * scale);
+    const word64 whole = exponent ? fraction | 0x800000 : fraction;
+    const int left = (exponent ? exponent : 1) - 150 + shift;
+    if (left >= 0) return left < 40 ? whole << left : ~(word64)0 >> 2;
+    const word64 v = left > -40 ? ((whole << 1 >> (-left)) + 1) >> 1 : 0;
     return v ? v : 1;
 }

@@ -8,16 +8,20 @@
 
 #define TILES(r) for (int tile = (r).rank + WARP * (r).n_ranks; tile < N_TILES; tile += N_WARPS * (r).n_ranks)
 
-/* The 32 tokens of a lane, UNROLL at a time: i is always a token, `in` says whether it is the lane's. */
-#define STEPS    _Pragma("unroll 1") for (int step = 0; step < 32; step += UNROLL)
-#define ELEMENTS _Pragma("unroll") for (int u = 0; u < UNROLL; u++)
-#define ELEMENT_AT(i, in, k)                                                                                 \
-    const int own_##i = tile * TILE + (k);                                                                   \
-    const bool in = own_##i < VOCAB;                                                                         \
-    const int i = in ? own_##i : VOCAB - 1
-/* As sums want it; and as memory does, where there is none. */
-#define ELEMENT_IN_LANES(i, in) ELEMENT_AT(i, in, LANE / 16 * 512 + LANE % 16 + (step + u) * 16)
-#define ELEMENT(i, in)          ELEMENT_AT(i, in, LANE + (step + u) * 32)
+/* The 32 tokens of a lane in a tile that has all: UNROLL at a time; and in the last, one by one: there i is
+ * always a token, `in` says whether it is the lane's. Tokens lie in memory's order, or as sums want them. */
+#define IS_FULL(tile) (((tile) + 1) * TILE <= VOCAB)
+#define STEPS         _Pragma("unroll 1") for (int step = 0; step < 32; step += UNROLL)
+#define ELEMENTS      _Pragma("unroll") for (int u = 0; u < UNROLL; u++)
+#define ONE_BY_ONE    _Pragma("unroll 1") for (int step = 0, u = 0; step < 32; step++)
+#define ALONG         (tile * TILE + LANE + (step + u) * 32)
+#define IN_LANES      (tile * TILE + LANE / 16 * 512 + LANE % 16 + (step + u) * 16)
+#define ELEMENT(i, in, place)                                                                                \
+    const int i = place;                                                                                     \
+    const bool in = true
+#define LAST_ELEMENT(i, in, place)                                                                           \
+    const bool in = place < VOCAB;                                                                           \
+    const int i = in ? place : VOCAB - 1
 
 static __device__ __forceinline__ uint32_t ordered(float v)
 {
