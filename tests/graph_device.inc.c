@@ -382,7 +382,7 @@ static void add_built(const char *name, void (*build)(struct builder *b), int32_
 
 static void add_golden(const char *dir, const char *file)
 {
-    char path[512];
+    char path[1024];
     static char text[1 << 16];
     snprintf(path, sizeof path, "%s/%s", dir, file);
     FILE *f = fopen(path, "r");
