@@ -223,7 +223,7 @@ static void emit_weigher(struct emitter *e, const struct graph_node *n)
 /* Elements the interpreter too begins with, where they are known to be weights of which the largest is 1. */
 static const char *guess_of(const struct plan_reduction *red, const struct graph_node *n)
 {
-    return red->is_weights && (n->op == GRAPH_OP_kth || n->args[0] == n->args[1]) ? "0x1p-8f" : "INFINITY";
+    return red->is_weights && (n->op == GRAPH_OP_kth || n->args[0] == n->args[1]) ? "0x1p-8f" : "LOWEST_ROW";
 }
 
 static void emit_kth(struct emitter *e, const struct plan_reduction *red, const struct graph_node *n)
@@ -475,7 +475,7 @@ static void assemble(struct emitter *e, struct text *t)
                              e->most_found * 32 * 8,
                              8 * e->n_keys,
                              24,
-                             16,
+                             24,
                              8,
                              e->draws ? BLOCK_SUM * 4 : 0,
                              e->selects ? 2 * N_BINS * 4 : 0,

@@ -139,7 +139,8 @@ template <bool counted> static __device__ __forceinline__ void add_to_bin(uint32
 }
 
 struct digit {
-    word64 before; /* weight of the bins above */
+    word64 before; /* weight of the bins above, */
+    word64 all;    /* and of all bins */
     int bin;       /* -1: there is none */
 };
 
@@ -173,7 +174,10 @@ template <bool counted> static __device__ __noinline__ struct digit find_digit(i
         all += parts[w];
     }
     struct digit *chosen = (struct digit *)(shared_memory() + AT_DIGIT);
-    if (threadIdx.x == 0) chosen->bin = -1;
+    if (threadIdx.x == 0) {
+        chosen->bin = -1;
+        chosen->all = all;
+    }
     __syncthreads();
     if (!counted && need > all) need = all; /* weights were rounded */
     before += upto - sum;
@@ -211,6 +215,11 @@ static __device__ __forceinline__ bool is_inside(const struct level &l, uint32_t
     return l.top == 32 || x >> l.top == l.prefix;
 }
 
+static __device__ __forceinline__ bool is_everything(const struct level &l)
+{
+    return l.top == 32 && l.least == 0;
+}
+
 static __device__ __forceinline__ uint32_t bin_of(const struct level &l, uint32_t x)
 {
     return x >> l.low & ((1u << l.bits) - 1);
@@ -219,9 +228,9 @@ static __device__ __forceinline__ uint32_t bin_of(const struct level &l, uint32_
 template <bool counted>
 static __device__ __forceinline__ void add_element(const struct level &l, uint32_t x, word64 w)
 {
-    if (!w || !is_inside(l, x)) return;
+    if (!w || x < l.least || !is_inside(l, x)) return;
     add_to_bin<counted>(bin_of(l, x), w);
-    if (x >= l.least) remember(x, w);
+    if (!is_everything(l)) remember(x, w);
 }
 
 template <bool counted, typename F>
@@ -270,13 +279,13 @@ static __device__ __noinline__ void clear_bins(int n, bool forget)
 /* Walks the elements from the largest down until the weights passed reach `need`, and gives where it ends:
  * radix selection, 11 bits of the elements a level. weigh(i, &x): the weight of element x of token i; 0: it
  * does not count. Weights are integers, so that their sums do not depend on the order. A level sweeps the row
- * only where what it needs was not remembered: from `guess` on by the first, then what is in its bin. first:
- * what weighs in the first level. */
+ * only where what it needs was not remembered. Elements below `guess` are first left out, which is right if
+ * those from it on weigh enough; -inf: there is no guess. */
 template <bool counted, typename F>
 static __device__ double select(const struct row &r, word64 need, float guess, F weigh)
 {
     const int n_bins = (counted ? 1 : 2) * N_BINS;
-    struct level l = {0, ordered(guess), 32, 21, 11};
+    struct level l = {0, guess > LOWEST_ROW ? ordered(guess) : 0, 32, 21, 11};
     bool listed = false;
     clear_bins(n_bins, true);
 #pragma unroll 1
@@ -288,16 +297,20 @@ static __device__ double select(const struct row &r, word64 need, float guess, F
         cluster_sync(r);
         const struct digit d = find_digit<counted>(r.n_ranks, need);
         cluster_sync(r);
+        if (l.top == 32 && l.least && d.all < need) {
+            l.least = 0;
+            clear_bins(n_bins, true);
+            continue;
+        }
         if (d.bin < 0) return -(double)INFINITY;
         need = need > d.before ? need - d.before : 1;
         l.prefix = l.prefix << l.bits | (uint32_t)d.bin;
         if (l.low == 0) return (double)unordered(l.prefix);
-        const bool all = l.low == 10 || l.prefix << 21 >= l.least; /* in the list, if they had room */
+        const bool remembered = !is_everything(l); /* if they had room */
         l.top = l.low;
         l.low = l.low == 21 ? 10 : 0;
         l.bits = l.low ? 11 : 10;
-        l.least = 0;
-        listed = all && *LIST_SIZE <= N_LIST;
+        listed = remembered && *LIST_SIZE <= N_LIST;
         __syncthreads();
         clear_bins(n_bins, !listed);
     }
