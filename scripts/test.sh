@@ -40,7 +40,8 @@ check() { # name command…
   fi
 }
 
-# Runs a cmocka program and adds up what it says it ran; a crash or a silent end is a failure.
+# Runs a cmocka program and adds up what it says it ran; a crash or a silent end is a failure. One that skips
+# all its tests says why in a line "skipped: …".
 cmocka() { # name program [option of env]
   wanted "$1" || return 0
   local log="$logs/$1.log" start=$SECONDS status=0 ok bad
@@ -48,6 +49,9 @@ cmocka() { # name program [option of env]
   ok=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test(s).*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
   bad=$(sed -n 's/^\[  FAILED  \] .*: \([0-9]*\) test(s), .*/\1/p; s/^ *\([0-9]*\) FAILED TEST(S)$/\1/p' "$log" |
         awk '$1 > n {n = $1} END {print n + 0}')
+  if [ $status -eq 0 ] && [ "$ok" -eq 0 ] && grep -q '^skipped: ' "$log"; then
+    printf '%-34s %s\n' "$1" "$(grep -m 1 '^skipped: ' "$log")"; return 0
+  fi
   if [ $status -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi
   if [ $status -eq 0 ] && [ "$ok" -eq 0 ]; then bad=1; fi
   count "$ok" "$bad" "$1"
