@@ -277,6 +277,8 @@ static void emit_selection(struct emitter *e, const struct plan_reduction *red)
 
 /* ---- passes -------------------------------------------------------------------------------------------- */
 
+/* Elements are stored when all in hand have been loaded: for all the compiler knows a store may change what
+ * is loaded after it. */
 static void emit_result(struct emitter *e)
 {
     const int32_t result = e->g->result;
@@ -285,11 +287,16 @@ static void emit_result(struct emitter *e)
     emit_begin_scope(e);
     EMIT(e, "        /* %%%d: the result */\n        float top = LOWEST_ROW;\n        TILES(r)\n        {\n",
          result);
-    for (int is_last = 0; is_last < 2; is_last++) {
-        begin_tile(e, is_last, "ALONG");
-        EMIT(e, "            top = top_of(top, e%d);\n            if (in) r.out[i] = e%d;\n            }\n",
-             result, result);
-    }
+    EMIT(e, "            if (IS_FULL(tile)) STEPS {\n            float result[UNROLL];\n"
+            "            ELEMENTS {\n            ELEMENT(i, in, ALONG);\n");
+    emit_elements(e);
+    EMIT(e,
+         "            top = top_of(top, e%d);\n            result[u] = e%d;\n            }\n"
+         "            ELEMENTS r.out[ALONG] = result[u];\n            }\n",
+         result, result);
+    begin_tile(e, 1, "ALONG");
+    EMIT(e, "            top = top_of(top, e%d);\n            if (in) r.out[i] = e%d;\n            }\n",
+         result, result);
     EMIT(e, "        }\n        note(false, 0, top < INFINITY ? ordered(top) : ordered(INFINITY));\n"
             "        meet(r, 1, 0);\n");
     emit_end_scope(e);
