@@ -21,10 +21,16 @@ passed=0; failed=0; skipped=0
 export JSON=$out/gpu-check.json
 rm -f "$JSON"
 
+# Who ends this script, or its process group, ends all that it runs: what is left behind would have the device, and
+# spoil the figures of others. (timeout alone makes a group of its own.)
+limit() { timeout --foreground "$@"; }
+run() { "$@" & wait $!; }
+trap 'trap - TERM; kill 0; exit 143' TERM INT HUP
+
 # Prints "NAME: ok (SECONDS s) LAST", where LAST is the log's last line.
 check() { # name command…
   local name=$1 start=$SECONDS status; shift
-  "$@" >"$out/$name.log" 2>&1; status=$?
+  run "$@" >"$out/$name.log" 2>&1; status=$?
   if [ $status = 0 ]; then
     passed=$((passed + 1)); echo "$name: ok ($((SECONDS - start)) s)  $(tail -n 1 "$out/$name.log" | cut -c1-200)"
   elif [ $status = 77 ]; then skip "$name" "$(tail -n 1 "$out/$name.log")"; else
@@ -32,14 +38,14 @@ check() { # name command…
 }
 skip() { skipped=$((skipped + 1)); echo "$1: skipped, $2"; } # name reason
 
-models() { timeout 300 python3 "$tests/check_models.py" "$bin/llmlua" "$tests/logits.lua" "$@"; }
-gguf() { timeout 200 "$bin/llmlua" "$tests/gguf.lua" --device cuda "$@"; }
-soak() { timeout 120 "$bin/llmlua" "$tests/soak.lua" --config "$tests/shapes/tiny" --device cuda "$@"; }
+models() { limit 300 python3 "$tests/check_models.py" "$bin/llmlua" "$tests/logits.lua" "$@"; }
+gguf() { limit 200 "$bin/llmlua" "$tests/gguf.lua" --device cuda "$@"; }
+soak() { limit 120 "$bin/llmlua" "$tests/soak.lua" --config "$tests/shapes/tiny" --device cuda "$@"; }
 
 # A tool of compute-sanitizer over a small run of a test. Some virtual machines do not let it at the device.
 sanitize() { # tool program argument…
   local tool=$1 log=$out/$1-$(basename "$2").log status; shift
-  timeout 200 compute-sanitizer --tool "$tool" --print-limit 20 --error-exitcode 9 "$@"; status=$?
+  limit 200 compute-sanitizer --tool "$tool" --print-limit 20 --error-exitcode 9 "$@"; status=$?
   grep -q "Device not supported" "$log" && { echo "compute-sanitizer does not support this machine's device"; return 77; }
   return $status
 }
@@ -65,14 +71,14 @@ greedy() {
   local model=${MODEL:-$root/models/SmolLM2-135M-Instruct.Q4_1.gguf} dtype
   [ -f "$model" ] || { skip greedy "there is no $model"; return; }
   for dtype in auto float16 float32; do
-    check "greedy-$dtype" timeout 100 "$bin/llmlua" "$tests/greedy.lua" --model "$model" --device cuda --dtype $dtype
+    check "greedy-$dtype" limit 100 "$bin/llmlua" "$tests/greedy.lua" --model "$model" --device cuda --dtype $dtype
   done
 }
 
 # Kernels for compute capability 8.0, on whatever is there.
 baseline() {
   local t
-  for t in "$gpu"/test_cuda_*; do check "8.0-$(basename "$t")" env LLMLUA_CUDA_COMPUTE=8.0 timeout 200 "$t"; done
+  for t in "$gpu"/test_cuda_*; do LLMLUA_CUDA_COMPUTE=8.0 check "8.0-$(basename "$t")" limit 200 "$t"; done
   LLMLUA_CUDA_COMPUTE=8.0 check 8.0-models models
   LLMLUA_CUDA_COMPUTE=8.0 check 8.0-gguf gguf
   LLMLUA_CUDA_COMPUTE=8.0 check 8.0-soak soak --seconds 10
@@ -87,8 +93,8 @@ timeline() {
   [ -n "$cupti" ] || { skip trace "CUPTI was not found"; return; }
   for how in steps kernels; do
     rm -f "$out/trace-$how.txt"
-    check "trace-$how" env LD_LIBRARY_PATH="$(dirname "$cupti")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" \
-      CUDA_INJECTION64_PATH="$library" LLMLUA_TRACE=$how LLMLUA_TRACE_FILE="$out/trace-$how.txt" timeout 200 \
+    check "trace-$how" limit 200 env LD_LIBRARY_PATH="$(dirname "$cupti")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" \
+      CUDA_INJECTION64_PATH="$library" LLMLUA_TRACE=$how LLMLUA_TRACE_FILE="$out/trace-$how.txt" \
       "$bin/llmlua" "$tests/bench_engine.lua" --config "$tests/shapes/llama-3.1-8b" --device cuda \
       --rows decode --rows prefill --batch 1 --batch 64 --length 8192
     cat "$out/trace-$how.txt"
@@ -97,21 +103,21 @@ timeline() {
 
 for part in "${parts[@]}"; do
   case $part in
-    tests) for t in "$gpu"/test_cuda_*; do check "$(basename "$t")" timeout 200 "$t"; done ;;
+    tests) for t in "$gpu"/test_cuda_*; do check "$(basename "$t")" limit 200 "$t"; done ;;
     models) check models models; cat "$out/models.log" ;;
     gguf) check gguf gguf; check gguf-float32 gguf --dtype float32 ;;
     greedy) greedy ;;
     soak) check soak soak ;;
-    failure) check failure timeout 100 "$bin/llmlua" "$tests/failure.lua" --config "$tests/shapes/tiny" \
+    failure) check failure limit 100 "$bin/llmlua" "$tests/failure.lua" --config "$tests/shapes/tiny" \
                --large "$tests/shapes/llama-3.1-8b" ;;
     sanitizer) sanitizer ;;
     baseline) baseline ;;
-    kernels) for b in "$bench"/bench_cuda_*; do timeout 200 "$b"; done ;;
-    bench) "$bin/llmlua" "$tests/bench_engine.lua" --config "$tests/shapes/llama-3.1-8b" --device cuda \
+    kernels) for b in "$bench"/bench_cuda_*; do run limit 200 "$b"; done ;;
+    bench) run "$bin/llmlua" "$tests/bench_engine.lua" --config "$tests/shapes/llama-3.1-8b" --device cuda \
              --json-file "$JSON" $([ $quick = 1 ] && echo --quick) ;;
-    load) check load timeout 300 python3 "$tests/bench_load.py" "$bin/llmlua" "$tests/shapes/llama-3.1-8b" 8; cat "$out/load.log" ;;
+    load) check load limit 300 python3 "$tests/bench_load.py" "$bin/llmlua" "$tests/shapes/llama-3.1-8b" 8; cat "$out/load.log" ;;
     trace) timeline ;;
-    serve) python3 "$tests/bench_serve.py" "$bin/llmlua" "$root/scripts/serve.lua" "$tests/shapes/llama-3.1-8b" ;;
+    serve) run python3 "$tests/bench_serve.py" "$bin/llmlua" "$root/scripts/serve.lua" "$tests/shapes/llama-3.1-8b" ;;
     *) echo "gpu-check.sh: no part $part"; exit 2 ;;
   esac
 done
