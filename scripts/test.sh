@@ -141,7 +141,8 @@ if [ $ci = 1 ]; then
   done
   check asan-soak python3 tests/clients/soak.py build-asan/llmlua "$(scripts/dev/download.sh)" --seconds 25
   build tsan build-tsan || fatal "the thread-sanitizer build failed"
-  for t in test_base test_pool test_mailbox test_engine test_engine_model test_oom test_net_server test_net_client; do
+  for t in test_base test_pool test_mailbox test_engine test_engine_model test_policy test_device_steps test_device_sampling test_device_model test_oom \
+           test_net_server test_net_client; do
     [ -x build-tsan/$t ] && cmocka "tsan-$t" build-tsan/$t
   done
   check fuzz tests/fuzz/run.sh 20000
