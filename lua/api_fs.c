@@ -142,6 +142,7 @@ static int fs_replace(lua_State *L)
     char target[PATH_MAX], name[PATH_MAX];
     struct stat st;
     if (!realpath(path, target) || stat(target, &st) != 0) return fail(L, errno, "cannot replace", path);
+    /* The six letters are mkstemp's to replace. */
     if (snprintf(name, sizeof name, "%s.XXXXXX", target) >= (int)sizeof name)
         return fail(L, ENAMETOOLONG, "cannot replace", path);
     int code = write_like(name, &st, text, size);

@@ -179,16 +179,22 @@ const char *llm_lua_traceback(const struct llm_lua *lua)
     return lua->failure ? lua->failure : "";
 }
 
-/* (value) -> its JSON; raises what is wrong with it. [-1, +1, e] */
-static int encode(lua_State *L)
+/* (x) -> x, then the two results of llm.json's function of this name. */
+static void call_json(lua_State *L, const char *name)
 {
     lua_settop(L, 1);
     lua_getglobal(L, "require");
     lua_pushliteral(L, "llm.json");
     lua_call(L, 1, 1);
-    lua_getfield(L, -1, "encode");
+    lua_getfield(L, -1, name);
     lua_pushvalue(L, 1);
     lua_call(L, 1, 2);
+}
+
+/* (value) -> its JSON; raises what is wrong with it. [-1, +1, e] */
+static int encode(lua_State *L)
+{
+    call_json(L, "encode");
     if (lua_isnil(L, -2)) return luaL_error(L, "%s", lua_tostring(L, -1));
     lua_pop(L, 1);
     return 1;
@@ -197,13 +203,7 @@ static int encode(lua_State *L)
 /* (text) -> its value; raises if it is malformed. [-1, +1, e] */
 static int decode(lua_State *L)
 {
-    lua_settop(L, 1);
-    lua_getglobal(L, "require");
-    lua_pushliteral(L, "llm.json");
-    lua_call(L, 1, 1);
-    lua_getfield(L, -1, "decode");
-    lua_pushvalue(L, 1);
-    lua_call(L, 1, 2);
+    call_json(L, "decode");
     if (!lua_isnil(L, -1))
         return luaL_error(L, "the C function's result is malformed: %s", lua_tostring(L, -1));
     lua_pop(L, 1);

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "engine/engine.h"
 
+#include "engine_events.h"
 #include "fake_model.inc.c"
 
 enum { VOCAB = 97, PAGE = 16, MAX_OUTPUT = 90, MAX_PROMPT = 150, MAX_N = 4 };
@@ -19,25 +20,21 @@ static struct llm_client *connect_to(struct llm_engine *e)
     return c;
 }
 
-static void next_event(struct llm_client *c, struct llm_event *ev)
+/* All of `left` requests end with this failure of the engine. */
+static inline void expect_failures(struct llm_client *c, int32_t left, const char *want)
 {
-    for (;;) {
-        llm_status status = llm_next(c, ev);
-        if (status == LLM_OK) return;
-        assert_int_equal(status, LLM_EAGAIN);
-        assert_int_equal(llm_wait(c, 60000), LLM_OK);
+    while (left) {
+        struct llm_event ev;
+        next_event(c, &ev);
+        for (size_t i = 0; i < ev.n_tokens; i++) assert_in_range(ev.tokens[i], 0, VOCAB - 1);
+        if (ev.finish != LLM_FINISH_NONE) {
+            assert_int_equal(ev.finish, LLM_FINISH_ERROR);
+            assert_string_equal(ev.error->message, want);
+        }
+        if (!ev.request_done) continue;
+        left--;
+        llm_release(ev.request);
     }
-}
-
-static struct llm_stats stats_at_rest(struct llm_engine *e)
-{
-    struct llm_stats s;
-    for (int i = 0; i < 10000; i++) {
-        llm_engine_stats(e, &s);
-        if (s.n_running == 0 && s.n_waiting == 0 && s.n_blocks_used == 0) break;
-        usleep(1000);
-    }
-    return s;
 }
 
 static void expect_rest(struct llm_engine *e)

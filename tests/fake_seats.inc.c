@@ -2,6 +2,7 @@
  * told. Included by fake_device.inc.c. */
 
 #include "graph/args.h"
+#include "seat_input.h"
 
 #include <math.h>
 
@@ -138,13 +139,10 @@ static llm_status fake_advance_seat(const struct fake_device *d, const struct sa
 
 /* A request as the seat remembers it. */
 struct fake_request {
-    struct llm_sampling p;
-    struct llm_token_bias bias[SEAT_WORDS / 2];
-    struct token_span bad[SEAT_WORDS];
+    struct seat_input input;
     struct token_counts counts;
     struct token_count list[1024];
     int32_t slots[4096];
-    struct sample_input in;
 };
 
 static void fake_count(struct fake_request *q, const struct fake_seat *s)
@@ -153,44 +151,20 @@ static void fake_count(struct fake_request *q, const struct fake_seat *s)
     counts_init(&q->counts, q->list, q->slots, 1024);
     for (int32_t i = 0; i < s->n; i++)
         (i < s->seat.n_prompt ? counts_add_prompt : counts_add_output)(&q->counts, s->history[i]);
-    q->in.counts = &q->counts;
+    q->input.in.counts = &q->counts;
 }
 
 static void fake_remember(struct fake_request *q, const struct sample_row *r, const struct fake_seat *s)
 {
-    llm_sampling_init(&q->p);
-    q->p.temperature = r->temperature;
-    q->p.top_k = r->top_k;
-    q->p.top_p = r->top_p;
-    q->p.min_p = r->min_p;
-    q->in =
-        (struct sample_input){.params = &q->p, .seed = r->seed, .stream = r->stream, .position = r->position};
+    seat_input_row(&q->input, r);
     if (!s) return;
     const struct seat *t = &s->seat;
-    const int32_t *at = t->words, *ends;
-    for (int32_t i = 0; i < t->n_bias; i++) q->bias[i].token = *at++;
-    for (int32_t i = 0; i < t->n_bias; i++) memcpy(&q->bias[i].bias, at++, sizeof *at);
-    q->p.logit_bias = q->bias;
-    q->p.n_logit_bias = (size_t)t->n_bias;
-    q->p.min_tokens = t->min_tokens;
-    q->in.end_tokens = at;
-    q->in.n_end_tokens = t->n_young;
-    ends = at + t->n_young;
-    at = ends + t->n_bad_words;
-    for (int32_t i = 0; i < t->n_bad_words; i++) {
-        int32_t begin = i ? ends[i - 1] : 0;
-        q->bad[i] = (struct token_span){at + begin, ends[i] - begin};
-    }
-    q->in.bad_words = q->bad;
-    q->in.n_bad_words = t->n_bad_words;
-    q->p.allowed_token_ids = s->allowed;
-    q->p.n_allowed_token_ids = s->n_allowed;
-    q->p.repetition_penalty = t->repetition_penalty;
-    q->p.frequency_penalty = t->frequency_penalty;
-    q->p.presence_penalty = t->presence_penalty;
-    q->in.output = s->history + t->n_prompt;
-    q->in.n_output = s->n - t->n_prompt;
-    if ((t->flags & SEAT_COUNTED) && sampler_counts_needed(&q->p)) fake_count(q, s);
+    seat_input_seat(&q->input, t);
+    q->input.p.allowed_token_ids = s->allowed;
+    q->input.p.n_allowed_token_ids = s->n_allowed;
+    q->input.in.output = s->history + t->n_prompt;
+    q->input.in.n_output = s->n - t->n_prompt;
+    if ((t->flags & SEAT_COUNTED) && sampler_counts_needed(&q->input.p)) fake_count(q, s);
 }
 
 /* ---- graphs -------------------------------------------------------------------------------------------- */
@@ -345,7 +319,7 @@ static llm_status fake_run_row(struct fake_device *d, const struct device_step *
         if (status) return status;
     }
     fake_remember(&q, r, s);
-    memcpy(d->row, sampler_adjust(&d->sampler, d->logits, &q.in), bytes);
+    memcpy(d->row, sampler_adjust(&d->sampler, d->logits, &q.input.in), bytes);
     if (fake_is_bad(d->row, n)) out->flags |= SAMPLED_BARREN;
     if (before && hooked) memcpy(s->work, d->row, bytes);
     if (!after) return LLM_OK;
@@ -353,7 +327,7 @@ static llm_status fake_run_row(struct fake_device *d, const struct device_step *
     if (out->flags & SAMPLED_BARREN)
         out->token = fake_likeliest(d->logits, n);
     else
-        fake_choose(d, step, i, &q.in, out);
+        fake_choose(d, step, i, &q.input.in, out);
     if (out->flags & SAMPLED_FAILED) out->token = 0;
     d->last[r->slot] = out->token;
     fake_logprobs(d, step, i, out->token);

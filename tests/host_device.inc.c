@@ -7,6 +7,7 @@
 #include "engine/sampler.h"
 #include "graph/args.h"
 #include "kernels/device.h"
+#include "seat_input.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -385,13 +386,10 @@ static llm_status host_fill_seats(struct backend *be, const struct seat_fill *fi
 
 /* What the sampler is told: from the row, and from its seat. */
 struct remembered {
-    struct llm_sampling p;
-    struct llm_token_bias bias[SEAT_WORDS / 2];
-    struct token_span bad[SEAT_WORDS];
+    struct seat_input input;
     int32_t allowed[4096], slots[8192];
     struct token_count list[4096];
     struct token_counts counts;
-    struct sample_input in;
 };
 
 static void remember_counts(struct remembered *m, const struct seats *s, int32_t seat)
@@ -403,53 +401,30 @@ static void remember_counts(struct remembered *m, const struct seats *s, int32_t
         if (n & SEAT_IN_PROMPT) counts_add_prompt(&m->counts, t);
         for (n &= ~SEAT_IN_PROMPT; n > 0; n--) counts_add_output(&m->counts, t);
     }
-    m->in.counts = &m->counts;
+    m->input.in.counts = &m->counts;
 }
 
 static void remember_seat(struct remembered *m, const struct seats *s, const struct sample_row *r)
 {
     const struct seat *t = &s->seat[r->seat];
-    const int32_t *at = t->words, *ends;
-    for (int32_t i = 0; i < t->n_bias; i++) m->bias[i].token = *at++;
-    for (int32_t i = 0; i < t->n_bias; i++) memcpy(&m->bias[i].bias, at++, sizeof *at);
-    m->p.logit_bias = m->bias;
-    m->p.n_logit_bias = (size_t)t->n_bias;
-    m->p.min_tokens = t->min_tokens;
-    m->in.end_tokens = at;
-    m->in.n_end_tokens = t->n_young;
-    ends = at + t->n_young;
-    at = ends + t->n_bad_words;
-    for (int32_t i = 0; i < t->n_bad_words; i++) {
-        int32_t begin = i ? ends[i - 1] : 0;
-        m->bad[i] = (struct token_span){at + begin, ends[i] - begin};
-    }
-    m->in.bad_words = m->bad;
-    m->in.n_bad_words = t->n_bad_words;
+    struct llm_sampling *p = &m->input.p;
     const uint32_t *bits = s->allowed + (size_t)r->seat * (size_t)seat_bit_words(s->vocab_size);
-    m->p.allowed_token_ids = m->allowed;
+    seat_input_seat(&m->input, t);
+    p->allowed_token_ids = m->allowed;
     for (int32_t i = 0; i < s->vocab_size && (t->flags & SEAT_ALLOWED); i++)
-        if (bits[i / 32] >> i % 32 & 1) m->allowed[m->p.n_allowed_token_ids++] = i;
-    m->p.repetition_penalty = t->repetition_penalty;
-    m->p.frequency_penalty = t->frequency_penalty;
-    m->p.presence_penalty = t->presence_penalty;
-    m->in.output = history_of(s, r->seat) + t->n_prompt;
-    m->in.n_output = (int32_t)r->position - t->n_prompt;
-    if ((t->flags & SEAT_COUNTED) && sampler_counts_needed(&m->p)) remember_counts(m, s, r->seat);
+        if (bits[i / 32] >> i % 32 & 1) m->allowed[p->n_allowed_token_ids++] = i;
+    m->input.in.output = history_of(s, r->seat) + t->n_prompt;
+    m->input.in.n_output = (int32_t)r->position - t->n_prompt;
+    if ((t->flags & SEAT_COUNTED) && sampler_counts_needed(p)) remember_counts(m, s, r->seat);
 }
 
 static const struct sample_input *remember(const struct sample_args *a, int32_t i)
 {
     static struct remembered m;
     const struct sample_row *r = &a->rows[i];
-    llm_sampling_init(&m.p);
-    m.p.temperature = r->temperature;
-    m.p.top_k = r->top_k;
-    m.p.top_p = r->top_p;
-    m.p.min_p = r->min_p;
-    m.in =
-        (struct sample_input){.params = &m.p, .seed = r->seed, .stream = r->stream, .position = r->position};
+    seat_input_row(&m.input, r);
     if (r->seat >= 0) remember_seat(&m, &a->seats, r);
-    return &m.in;
+    return &m.input.in;
 }
 
 static const float *raw_row(const struct sample_args *a, int32_t i)

@@ -227,18 +227,7 @@ static void a_broken_device_ends_all(void **state)
         struct llm_client *c = connect_to(e);
         for (uint32_t i = 0; i < 3; i++) submit_long(c, i, 100);
         open_gate(d);
-        for (int32_t left = 3; left;) {
-            struct llm_event ev;
-            next_event(c, &ev);
-            for (size_t i = 0; i < ev.n_tokens; i++) assert_in_range(ev.tokens[i], 0, VOCAB - 1);
-            if (ev.finish != LLM_FINISH_NONE) {
-                assert_int_equal(ev.finish, LLM_FINISH_ERROR);
-                assert_string_equal(ev.error->message, want);
-            }
-            if (!ev.request_done) continue;
-            left--;
-            llm_release(ev.request);
-        }
+        expect_failures(c, 3, want);
         expect_rest(e);
         llm_client_close(c);
         llm_engine_close(e);

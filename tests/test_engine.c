@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/syscall.h>
 
+#include "engine_events.h"
 #include "fake_model.inc.c"
 
 enum { VOCAB = 97, PAGE = 16 };
@@ -99,28 +100,6 @@ static void expect_greedy(const int32_t *ids, int32_t n, int32_t count, int32_t 
             if (row[t] > row[best]) best = t;
         out[i] = all[n + i] = best;
     }
-}
-
-static void next_event(struct llm_client *c, struct llm_event *ev)
-{
-    for (;;) {
-        llm_status status = llm_next(c, ev);
-        if (status == LLM_OK) return;
-        assert_int_equal(status, LLM_EAGAIN);
-        assert_int_equal(llm_wait(c, 60000), LLM_OK);
-    }
-}
-
-/* The stats of an engine that has come to rest: they are at most a step old. */
-static struct llm_stats stats_at_rest(struct llm_engine *e)
-{
-    struct llm_stats s;
-    for (int i = 0; i < 10000; i++) {
-        llm_engine_stats(e, &s);
-        if (s.n_running == 0 && s.n_waiting == 0 && s.n_blocks_used == 0) break;
-        usleep(1000);
-    }
-    return s;
 }
 
 static void greedy_tokens_are_those_of_the_model(void **state)

@@ -83,6 +83,14 @@ llm_status device_seats_open(struct decoder_model *m, const struct engine_config
                              struct llm_error *err);
 void device_seats_close(struct decoder_model *m);
 
+/* Offset of the next array in memory laid out so far up to *total. */
+static inline size_t device_place(size_t *total, size_t count, size_t size)
+{
+    size_t at = *total;
+    *total += (count * size + 255) / 256 * 256;
+    return at;
+}
+
 /* Where the results of the step with this mark are, pinned. */
 static inline struct sampled *device_results(const struct device_io *io, int mark)
 {

@@ -18,28 +18,21 @@ llm_status device_failed(const struct decoder_model *m, struct llm_error *err)
 /* ---- open -----------------------------------------------------------------------------------------------
  */
 
-static size_t add(size_t *total, size_t count, size_t size)
-{
-    size_t at = *total;
-    *total += (count * size + 255) / 256 * 256;
-    return at;
-}
-
 static void lay_out(struct device_io *io)
 {
     struct layout *l = &io->layout;
     size_t seqs = (size_t)io->max_seqs, tokens = (size_t)io->max_tokens, total = 0;
-    l->from = add(&total, seqs, sizeof(int32_t));
-    l->positions = add(&total, seqs, sizeof(int32_t));
-    l->slots = add(&total, seqs, sizeof(int32_t));
-    l->kv_len = add(&total, seqs, sizeof(int32_t));
-    l->rows = add(&total, seqs, sizeof(int32_t));
-    l->seq_start = add(&total, seqs + 1, sizeof(int32_t));
-    l->sample = add(&total, seqs, sizeof(struct sample_row));
-    l->wide_from = add(&total, tokens, sizeof(int32_t));
-    l->wide_positions = add(&total, tokens, sizeof(int32_t));
-    l->wide_slots = add(&total, tokens, sizeof(int32_t));
-    l->table = add(&total, INTAKE_TABLE_HEAD + seqs * (size_t)io->stride, sizeof(int32_t));
+    l->from = device_place(&total, seqs, sizeof(int32_t));
+    l->positions = device_place(&total, seqs, sizeof(int32_t));
+    l->slots = device_place(&total, seqs, sizeof(int32_t));
+    l->kv_len = device_place(&total, seqs, sizeof(int32_t));
+    l->rows = device_place(&total, seqs, sizeof(int32_t));
+    l->seq_start = device_place(&total, seqs + 1, sizeof(int32_t));
+    l->sample = device_place(&total, seqs, sizeof(struct sample_row));
+    l->wide_from = device_place(&total, tokens, sizeof(int32_t));
+    l->wide_positions = device_place(&total, tokens, sizeof(int32_t));
+    l->wide_slots = device_place(&total, tokens, sizeof(int32_t));
+    l->table = device_place(&total, INTAKE_TABLE_HEAD + seqs * (size_t)io->stride, sizeof(int32_t));
     l->bytes = total;
 }
 

@@ -10,13 +10,6 @@ enum { STAGING_BYTES = 8 << 10 /* a sequence, and for one seat whatever it needs
 
 /* ---- memory -------------------------------------------------------------------------------------------- */
 
-static size_t add(size_t *total, size_t count, size_t size)
-{
-    size_t at = *total;
-    *total += (count * size + 255) / 256 * 256;
-    return at;
-}
-
 /* Where everything lies in the device's memory. */
 struct plan_of_room {
     size_t seat, history, counts, allowed, variables, work; /* [n_seats] */
@@ -28,17 +21,17 @@ static struct plan_of_room lay_out(int32_t n_seats, int32_t max_seqs, int32_t ma
 {
     struct plan_of_room p;
     size_t n = (size_t)n_seats, seqs = (size_t)max_seqs, vocab = (size_t)vocab_size, total = 0;
-    p.seat = add(&total, n, sizeof(struct seat));
-    p.history = add(&total, n * (size_t)max_len, sizeof(int32_t));
-    p.counts = add(&total, n * vocab, sizeof(uint32_t));
-    p.allowed = add(&total, n * (size_t)seat_bit_words(vocab_size), sizeof(uint32_t));
-    p.variables = add(&total, n * SEAT_VARIABLES, sizeof(double));
-    p.work = add(&total, 2 * n * vocab, sizeof(float));
-    p.links = add(&total, seqs * SAMPLE_MAX_ROUNDS, sizeof(struct graph_link));
-    p.fills = add(&total, seqs, sizeof(struct seat_fill));
-    p.state = add(&total, seqs, sizeof(struct sample_state));
-    p.candidates = add(&total, seqs * SAMPLE_MAX_CANDIDATES, sizeof(struct sample_candidate));
-    p.logprobs = add(&total, seqs * (1 + SAMPLE_MAX_LOGPROBS), sizeof(struct sample_logprob));
+    p.seat = device_place(&total, n, sizeof(struct seat));
+    p.history = device_place(&total, n * (size_t)max_len, sizeof(int32_t));
+    p.counts = device_place(&total, n * vocab, sizeof(uint32_t));
+    p.allowed = device_place(&total, n * (size_t)seat_bit_words(vocab_size), sizeof(uint32_t));
+    p.variables = device_place(&total, n * SEAT_VARIABLES, sizeof(double));
+    p.work = device_place(&total, 2 * n * vocab, sizeof(float));
+    p.links = device_place(&total, seqs * SAMPLE_MAX_ROUNDS, sizeof(struct graph_link));
+    p.fills = device_place(&total, seqs, sizeof(struct seat_fill));
+    p.state = device_place(&total, seqs, sizeof(struct sample_state));
+    p.candidates = device_place(&total, seqs * SAMPLE_MAX_CANDIDATES, sizeof(struct sample_candidate));
+    p.logprobs = device_place(&total, seqs * (1 + SAMPLE_MAX_LOGPROBS), sizeof(struct sample_logprob));
     p.bytes = total;
     return p;
 }

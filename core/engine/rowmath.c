@@ -1,5 +1,7 @@
 #include "engine/rowmath.h"
 
+#include "graph/elementary.h"
+
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -13,39 +15,9 @@
 #define ROW_PASS
 #endif
 
-/* Bits of a float without breaking aliasing rules; the compiler sees through it. */
-union bits {
-    float f;
-    int32_t i;
-};
-
-/* Below -87 the input is masked to 0 and so is the result: by bits, as a branch would not be vectorized. */
-static inline float exp_nonpositive(float x)
-{
-    const float magic = 0x1.8p23f; /* adding it rounds to an integer, found in the low bits */
-    union bits v = {.f = x}, z, scale, y;
-    int32_t in_range = -((v.i & 0x7fffffff) < 0x42ae0000); /* |x| < 87 */
-    v.i &= in_range;
-    z.f = v.f * 1.44269504088896341f + magic;
-    float n = z.f - magic;
-    float r = v.f - n * 0.693359375f;
-    r = r - n * -2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
-    scale.i = (z.i - 0x4b400000 + 127) << 23;
-    y.f = p * scale.f;
-    y.i &= in_range;
-    return y.f;
-}
-
 float row_exp1(float x)
 {
-    return exp_nonpositive(x);
+    return exp_core(x);
 }
 
 static inline int32_t block_length(int32_t n, int32_t begin)
@@ -105,7 +77,7 @@ ROW_PASS double row_weights(const float *x, int32_t n, float max, float scale, f
     float e[ROW_BLOCK]; /* not w itself, which may be x */
     for (int32_t b = 0, begin = 0; begin < n; b++, begin += ROW_BLOCK) {
         int32_t m = block_length(n, begin);
-        for (int32_t i = 0; i < m; i++) e[i] = exp_nonpositive((x[begin + i] - max) * scale);
+        for (int32_t i = 0; i < m; i++) e[i] = exp_core((x[begin + i] - max) * scale);
         total += sums[b] = block_sum(e, m);
         memcpy(w + begin, e, sizeof *e * (size_t)m);
     }
@@ -158,7 +130,7 @@ ROW_PASS double row_logsumexp(const float *x, int32_t n, float max)
     float e[ROW_BLOCK];
     for (int32_t begin = 0; begin < n; begin += ROW_BLOCK) {
         int32_t m = block_length(n, begin);
-        for (int32_t i = 0; i < m; i++) e[i] = exp_nonpositive(x[begin + i] - max);
+        for (int32_t i = 0; i < m; i++) e[i] = exp_core(x[begin + i] - max);
         total += block_sum(e, m);
     }
     return (double)max + log(total);

@@ -33,8 +33,7 @@ static inline float exp_inside(float x)
     return p * scale.f;
 }
 
-/* e^x for |x| < 87, 0 for all others: by bits, as a branch would not be vectorized. To the bit what
- * engine/rowmath.c computes for x <= 0. */
+/* e^x for |x| < 87, 0 for all others: by bits, as a branch would not be vectorized. */
 static inline float exp_core(float x)
 {
     union bits v = {x}, y;
