@@ -62,25 +62,50 @@ local function host_time(prompts, more)
     / (after.n_steps - before.n_steps) * 1e6
 end
 
--- Milliseconds a decode step: the time between two tokens, when all sequences decode. Prompts are read first, in a
--- call of their own, and found in the prefix cache.
-local function decode(batch, depth, more, label)
+-- Prompts that are read already: the prefix cache has them.
+local function prepare(batch, depth)
   local prompts = {}
   for i = 1, batch do prompts[i] = random_ids(depth) end
   generate(prompts, 2)
-  local n, best = 64, math.huge
-  for _ = 1, 2 do
-    local outputs = generate(prompts, n, more)
-    local from, to = 0, math.huge
-    for _, o in ipairs(outputs) do
-      from = math.max(from, o.metrics.first_token_time)
-      to = math.min(to, o.metrics.finished_time)
-    end
-    best = math.min(best, (to - from) / (n - 1) * 1e3)
+  return prompts
+end
+
+-- Milliseconds a decode step: the time between two tokens, when all sequences decode.
+local function step_time(prompts, more)
+  local n = 64
+  local from, to = 0, math.huge
+  for _, o in ipairs((generate(prompts, n, more))) do
+    from = math.max(from, o.metrics.first_token_time)
+    to = math.min(to, o.metrics.finished_time)
   end
-  local bytes = info.weight_bytes + batch * (depth + n / 2) * info.kv_bytes_per_token
+  return (to - from) / (n - 1) * 1e3
+end
+
+local function decode(batch, depth, more, label)
+  local prompts = prepare(batch, depth)
+  local best = math.min(step_time(prompts, more), step_time(prompts, more))
+  local bytes = info.weight_bytes + batch * (depth + 32) * info.kv_bytes_per_token
   report(("decode b%d at %d%s"):format(batch, depth, label or ""), best, "ms",
     ("%.0f tok/s"):format(batch / best * 1e3), ("%.2f TB/s"):format(bytes / best / 1e9),
+    ("host %.0f us a step"):format(host_time(prompts, more)))
+end
+
+local function median(values)
+  table.sort(values)
+  return values[math.floor((#values + 1) / 2)]
+end
+
+-- What `more` costs beside plain steps of the same prompts: the card slows down as it warms, so they take turns.
+local function beside_plain(batch, depth, more, label)
+  local prompts = prepare(batch, depth)
+  local plain, times, ratios = {}, {}, {}
+  step_time(prompts, more)
+  for i = 1, 5 do
+    plain[i], times[i] = step_time(prompts), step_time(prompts, more)
+    ratios[i] = times[i] / plain[i]
+  end
+  report(("decode b%d at %d with %s"):format(batch, depth, label), median(times), "ms", ("plain %.2f"):format(median(plain)),
+    ("%+.1f %%"):format((median(ratios) - 1) * 100), ("(%+.1f to %+.1f)"):format((ratios[1] - 1) * 100, (ratios[5] - 1) * 100),
     ("host %.0f us a step"):format(host_time(prompts, more)))
 end
 
@@ -106,8 +131,7 @@ for id = 1, 20 do
 end
 
 if wanted "ask" then
-  decode(64, 1024)
-  for _, ask in ipairs(asks) do decode(64, 1024, ask[2], " with " .. ask[1]) end
+  for _, ask in ipairs(asks) do beside_plain(64, 1024, ask[2], ask[1]) end
 end
 
 -- A policy that bans one token of each request, by each kind of hook; beside the plain step.
@@ -119,7 +143,6 @@ local policies = {
 }
 
 if wanted "policy" then
-  decode(64, 1024)
   for _, kind in ipairs{ "graph", "candidates", "logits" } do
     local path = os.tmpname()
     local file = assert(io.open(path, "w"))
@@ -127,7 +150,7 @@ if wanted "policy" then
     file:write('local llm = require "llm"\nlocal p = llm.policy("ban_', kind, '", { token = 7 })\n', hook, "\nreturn p\n")
     file:close()
     engine:load_policy(path)
-    decode(64, 1024, { policy = "ban_" .. kind }, " with a policy: " .. kind)
+    beside_plain(64, 1024, { policy = "ban_" .. kind }, "a policy: " .. kind)
     os.remove(path)
   end
 end
