@@ -139,7 +139,7 @@ llm_status model_stored_dtype(const struct model_options *options, enum llm_dtyp
     enum source_kind kind;
     llm_status st = find_kind(options, &kind, err);
     if (!st) st = open_config(&m, options, kind, err);
-    *out = m.config.dtype;
+    if (!st) *out = m.config.dtype;
     gguf_close(files.gguf);
     safetensors_close(files.safetensors);
     config_free(&m.config);
