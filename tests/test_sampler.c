@@ -3,6 +3,7 @@
 #include "engine/rowmath.h"
 #include "engine/sampler.h"
 #include "engine/select.h"
+#include "graph/select.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -103,7 +104,7 @@ static int descending(const void *a, const void *b)
 static void thresholds_against_sorting(void **state)
 {
     (void)state;
-    static float w[V], sorted[V], rest[V];
+    static float w[V], sorted[V], rest[V + SELECT_SLACK];
     static double sums[V / ROW_BLOCK + 1];
     for (int round = 0; round < 300; round++) {
         int32_t n = round % 3 ? V : 1 + (int32_t)(uniform() * 40);

@@ -6,6 +6,7 @@
 #include "base/rng.h"
 #include "engine/rowmath.h"
 #include "engine/select.h"
+#include "graph/select.h"
 
 #include <float.h>
 #include <math.h>
@@ -18,7 +19,7 @@ llm_status sampler_init(struct sampler *s, int32_t vocab_size, struct llm_error 
 {
     *s = (struct sampler){.vocab_size = vocab_size};
     s->work = mem_array((size_t)vocab_size, sizeof *s->work);
-    s->rest = mem_array((size_t)vocab_size, sizeof *s->rest);
+    s->rest = mem_array((size_t)vocab_size + SELECT_SLACK, sizeof *s->rest);
     s->sums = mem_array((size_t)row_blocks(vocab_size), sizeof *s->sums);
     if (s->work && s->rest && s->sums) return LLM_OK;
     sampler_deinit(s);
@@ -159,27 +160,13 @@ static void sort_candidates(struct llm_candidate *list, int32_t n)
     if (from != list) memcpy(list, from, sizeof *list * (size_t)n);
 }
 
-/* The k-th largest weight, where more than k are at least `least`. A row is mostly far below its k best: they
- * are singled out by counting, which is fast, and the selection is among few. */
-static float kth_best(struct sampler *s, float least, int32_t k)
-{
-    int32_t n = s->vocab_size, *ids = (int32_t *)(void *)s->rest;
-    float guess = 0x1p-4f;
-    while (guess > least && row_count_from(s->work, n, guess) < k) guess *= 0.25f;
-    int32_t m = row_indices_from(s->work, n, guess > least ? guess : least, ids, n / 3);
-    if (m > n / 3) return select_kth(s->work, n, k, s->rest);
-    float *few = s->rest + m;
-    for (int32_t i = 0; i < m; i++) few[i] = s->work[ids[i]];
-    return select_kth(few, m, k, few + m);
-}
-
 /* The best of the weights from `least` on, whose sum is `total`. Of those that equal the last one in, the
  * first by id. */
 static void list_best(struct sampler *s, float least, double total, struct sample_best *best)
 {
     int32_t n = s->vocab_size, room = best->n < n ? best->n : n, *ids = (int32_t *)(void *)s->rest;
     float cut = least > 0 ? least : FLT_MIN;
-    if (row_count_from(s->work, n, cut) > room) cut = kth_best(s, cut, room);
+    if (row_count_from(s->work, n, cut) > room) cut = select_kth(s->work, n, room, s->rest);
     int32_t found = row_indices_from(s->work, n, cut, ids, n);
     int32_t equal = room;
     for (int32_t i = 0; i < found; i++) equal -= s->work[ids[i]] > cut;

@@ -15,7 +15,7 @@
 struct sampler {
     int32_t vocab_size;
     float *work; /* [vocab_size] modified logits, then weights */
-    float *rest; /* [vocab_size] candidates of a selection */
+    float *rest; /* [vocab_size + SELECT_SLACK] candidates of a selection */
     double *sums;
 };
 

@@ -1,10 +1,10 @@
 #ifndef LLM_ENGINE_SELECT_H
 #define LLM_ENGINE_SELECT_H
 
-/* Thresholds of top-k and top-p without sorting a vocabulary: the candidates above a guess are gathered, the
- * guess lowered until they suffice, and the threshold found among them digit by digit (radix selection),
+/* Thresholds of top-k and top-p without sorting a vocabulary: the candidates above a guess are packed, the
+ * guess lowered until they suffice, and the threshold found among them by radix selection (graph/select.h),
  * which takes no longer for a flat distribution of 100,000 candidates than its few passes do. `rest` is
- * scratch of n floats. w >= 0; the largest is 1. Any thread. */
+ * scratch of n + SELECT_SLACK floats. w >= 0; the largest is 1. Any thread. */
 
 #include <stdint.h>
 

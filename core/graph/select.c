@@ -1,5 +1,7 @@
 #include "graph/select.h"
 
+#include "graph/block.h"
+
 #include <string.h>
 
 enum {
@@ -70,6 +72,14 @@ static float walk_down(float *v, float *weights, int32_t n, double mass)
         n = m;
     }
     return v[0];
+}
+
+int32_t select_from(const float *v, int32_t n, float least, float *out)
+{
+    struct block_acc acc = {.least = least, .kept = out};
+    const struct block_op op = {.a = v, .acc = &acc};
+    block_isa_find(NULL)->fns[BLOCK_FN_keep](&op, 0, n);
+    return acc.n_kept;
 }
 
 float select_largest(float *v, int32_t n, int32_t k)

@@ -6,6 +6,11 @@
 
 #include <stdint.h>
 
+/* Packs the elements of v [n] that are >= least into out, in order; returns how many they are. out has room
+ * for n + SELECT_SLACK elements. */
+enum { SELECT_SLACK = 16 };
+int32_t select_from(const float *v, int32_t n, float least, float *out);
+
 /* The k-th largest of v [n], which is left in disorder; 1 <= k <= n. */
 float select_largest(float *v, int32_t n, int32_t k);
 
