@@ -10,7 +10,7 @@ local opts = llm.options(arg, {
   { name = "mode", type = "string", many = true, choices = { "prefill", "decode", "batch", "serve-sim" },
     help = "what to measure", default = "prefill and decode" },
   { name = "config", type = "path", help = "directory with a config.json: random weights of that shape" },
-  { name = "n_prompt", type = "integer", initial = 512, min = 1, help = "tokens in a prompt" },
+  { name = "n_prompt", type = "integers", default = "512", help = "tokens in a prompt; serve-sim takes the first" },
   { name = "n_gen", type = "integer", initial = 128, min = 2, help = "tokens to generate" },
   { name = "depth", type = "integers", default = "0", help = "tokens in the context before decode and batch begin" },
   { name = "batch", type = "integers", default = "8,32", help = "sequences at once, for batch" },
@@ -23,6 +23,7 @@ if opts.config and not opts.model then
   opts.model, opts.load_format = opts.config, opts.load_format or "dummy"
 end
 if not opts.model then llm.exit(2, "--model is missing (or --load-format dummy --config DIR)") end
+local n_prompt = opts.n_prompt or { 512 }
 math.randomseed(opts.seed or 0)
 
 local bandwidth = llm.try(llm.bandwidth, opts.threads) / 1e9
@@ -76,15 +77,17 @@ local measure = {}
 
 -- A fresh prompt each time, so that the prefix cache has nothing.
 function measure.prefill(report)
-  local result = repeated(function()
-    local steps = engine:stats().n_steps
-    local metrics = generate({ random_ids(opts.n_prompt) }, greedy(1))[1].metrics
-    steps = engine:stats().n_steps - steps
-    local bytes = steps * info.weight_bytes + opts.n_prompt * info.kv_bytes_per_token
-    return opts.n_prompt / metrics.e2e_latency, bytes / metrics.e2e_latency / 1e9
-  end)
-  result.n_prompt, result.batch = opts.n_prompt, 1
-  report(result)
+  for _, n in ipairs(n_prompt) do
+    local result = repeated(function()
+      local steps = engine:stats().n_steps
+      local metrics = generate({ random_ids(n) }, greedy(1))[1].metrics
+      steps = engine:stats().n_steps - steps
+      local bytes = steps * info.weight_bytes + n * info.kv_bytes_per_token
+      return n / metrics.e2e_latency, bytes / metrics.e2e_latency / 1e9
+    end)
+    result.n_prompt, result.batch = n, 1
+    report(result)
+  end
 end
 
 -- Tokens a second of `batch` sequences, from the moment the last of them has begun. Those that began a step or two
@@ -131,7 +134,7 @@ end
 local function plan_arrivals()
   local arrivals, t = {}, 0
   for i = 1, opts.requests do
-    arrivals[i] = { at = t, prompt = random_ids(math.random(math.ceil(opts.n_prompt / 2), opts.n_prompt)),
+    arrivals[i] = { at = t, prompt = random_ids(math.random(math.ceil(n_prompt[1] / 2), n_prompt[1])),
                     n_gen = math.random(math.ceil(opts.n_gen / 2), opts.n_gen) }
     if opts.rate > 0 then t = t - math.log(1 - math.random()) / opts.rate end
   end
@@ -170,7 +173,7 @@ local function simulate(arrivals)
 end
 
 measure["serve-sim"] = function(report)
-  generate({ random_ids(opts.n_prompt) }, greedy(2)) -- warm-up
+  generate({ random_ids(n_prompt[1]) }, greedy(2)) -- warm-up
   local arrivals, before = plan_arrivals(), engine:stats()
   local all, gaps, seconds = simulate(arrivals)
   local after, waits, n_in, n_out, context = engine:stats(), {}, 0, 0, 0
@@ -183,7 +186,7 @@ measure["serve-sim"] = function(report)
   local steps = after.n_steps - before.n_steps
   local gb_s = (steps * info.weight_bytes + context * info.kv_bytes_per_token) / seconds / 1e9
   report {
-    requests = opts.requests, rate = opts.rate, n_prompt = opts.n_prompt, n_gen = opts.n_gen, seconds = seconds,
+    requests = opts.requests, rate = opts.rate, n_prompt = n_prompt[1], n_gen = opts.n_gen, seconds = seconds,
     requests_s = opts.requests / seconds, tok_s = n_out / seconds, prompt_tok_s = n_in / seconds, gb_s = gb_s,
     bandwidth_gb_s = bandwidth, bandwidth_share = bandwidth and gb_s / bandwidth,
     ttft_ms_p50 = 1e3 * quantile(waits, 0.5), ttft_ms_p99 = 1e3 * quantile(waits, 0.99),

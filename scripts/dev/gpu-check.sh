@@ -4,14 +4,15 @@
 # Prints a line a check, what a failed check said, and a summary; logs are OUT/NAME.log. Runs in a bundle
 # (scripts/dev/bundle.sh --tests) or in a built tree.
 # usage: scripts/dev/gpu-check.sh [--quick] [PART…]
-#   parts: tests models gguf greedy soak failure sanitizer baseline kernels bench load trace serve; default: all
+#   parts: tests models gguf greedy soak failure sanitizer baseline kernels bench load trace serve peer; default: all
 #   MODEL: a GGUF file for greedy; default: models/SmolLM2-135M-Instruct.Q4_1.gguf
+#   LLAMA_CPP: directories, a comma between two, with llama.cpp's programs for peer, built with CUDA
 set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 out=${OUT:-.}
 quick=0
 if [ "${1:-}" = --quick ]; then quick=1; shift; fi
-parts=("$@"); [ $# -gt 0 ] || parts=(tests models gguf greedy soak failure sanitizer baseline kernels bench load trace serve)
+parts=("$@"); [ $# -gt 0 ] || parts=(tests models gguf greedy soak failure sanitizer baseline kernels bench load trace serve peer)
 
 if [ -d "$root/bin" ]; then bin=$root/bin; tests=$root/tests; gpu=$bin; bench=$bin; lib=$root/lib; else
   bin=$root/build; tests=$root/tests/gpu; gpu=$bin/gpu; bench=$bin; lib=$gpu; fi
@@ -101,6 +102,14 @@ timeline() {
   done
 }
 
+# llama.cpp on the same files; they are some 30 GB in all, one at a time.
+peer() {
+  [ -n "${LLAMA_CPP:-}" ] || { skip peer "LLAMA_CPP does not name llama.cpp's programs"; return; }
+  check peer limit 600 python3 "$tests/bench_gguf.py" "$bin/llmlua" "$tests/shapes/llama-3.1-8b" --peer "$LLAMA_CPP" \
+    --dir "$out" $([ $quick = 1 ] && echo --type Q4_K_M --rounds 1)
+  cat "$out/peer.log"
+}
+
 for part in "${parts[@]}"; do
   case $part in
     tests) for t in "$gpu"/test_cuda_*; do check "$(basename "$t")" limit 200 "$t"; done ;;
@@ -118,6 +127,7 @@ for part in "${parts[@]}"; do
     load) check load limit 300 python3 "$tests/bench_load.py" "$bin/llmlua" "$tests/shapes/llama-3.1-8b" 8; cat "$out/load.log" ;;
     trace) timeline ;;
     serve) run python3 "$tests/bench_serve.py" "$bin/llmlua" "$root/scripts/serve.lua" "$tests/shapes/llama-3.1-8b" ;;
+    peer) peer ;;
     *) echo "gpu-check.sh: no part $part"; exit 2 ;;
   esac
 done
