@@ -12,26 +12,21 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-struct net_post {
-    struct net_post *next;
+/* What the loop calls when something happens. */
+struct source {
+    struct net_grave grave; /* first */
+    struct net_loop *loop;
+    struct event ev;
     net_call_fn *fn;
     void *ud;
 };
 
 struct net_timer {
-    struct net_grave grave;
-    struct net_loop *loop;
-    struct event ev;
-    net_call_fn *fn;
-    void *ud;
+    struct source source;
 };
 
 struct net_watch {
-    struct net_grave grave;
-    struct net_loop *loop;
-    struct event ev;
-    net_call_fn *fn;
-    void *ud;
+    struct source source;
 };
 
 int64_t net_now_ms(void)
@@ -53,63 +48,22 @@ static void silence_libevent(void)
     event_set_log_callback(drop_log);
 }
 
-/* ---- posted calls -------------------------------------------------------------------------------------- */
-
-static void wake(struct net_loop *loop)
+void net_loop_stop(struct net_loop *loop)
 {
+    atomic_store(&loop->stop, 1);
     uint64_t one = 1;
     /* A full counter means that it is awake already. */
     ssize_t n = write(loop->wake_fd, &one, sizeof one);
     (void)n;
 }
 
-llm_status net_loop_post(struct net_loop *loop, net_call_fn *fn, void *ud)
-{
-    struct net_post *post = mem_alloc(sizeof *post);
-    if (!post) return LLM_ENOMEM;
-    post->fn = fn;
-    post->ud = ud;
-    post->next = atomic_load_explicit(&loop->posts, memory_order_relaxed);
-    while (!atomic_compare_exchange_weak_explicit(&loop->posts, &post->next, post, memory_order_release,
-                                                  memory_order_relaxed)) {
-    }
-    wake(loop);
-    return LLM_OK;
-}
-
-static struct net_post *take_posts(struct net_loop *loop)
-{
-    struct net_post *newest = atomic_exchange_explicit(&loop->posts, NULL, memory_order_acquire);
-    struct net_post *oldest = NULL;
-    while (newest) {
-        struct net_post *next = newest->next;
-        newest->next = oldest;
-        oldest = newest;
-        newest = next;
-    }
-    return oldest;
-}
-
 static void on_wake(evutil_socket_t fd, short what, void *arg)
 {
     (void)what;
-    struct net_loop *loop = arg;
+    (void)arg; /* its only use is that the wait ends */
     uint64_t count;
     ssize_t n = read(fd, &count, sizeof count);
     (void)n;
-    struct net_post *post = take_posts(loop);
-    while (post) {
-        struct net_post *next = post->next;
-        post->fn(post->ud);
-        mem_free(post);
-        post = next;
-    }
-}
-
-void net_loop_stop(struct net_loop *loop)
-{
-    atomic_store(&loop->stop, 1);
-    wake(loop);
 }
 
 /* ---- turns --------------------------------------------------------------------------------------------- */
@@ -176,7 +130,7 @@ llm_status net_loop_open(struct net_loop **out, struct llm_error *err)
         llm_fail(err, LLM_ENOMEM, "event loop: out of memory");
         goto fail;
     }
-    /* No locks: only net_loop_post crosses threads, and it does not enter libevent. Millisecond timers need
+    /* No locks: only net_loop_stop crosses threads, and it does not enter libevent. Millisecond timers need
      * no timerfd. */
     event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK);
     loop->base = event_base_new_with_config(config);
@@ -203,11 +157,6 @@ fail:
 void net_loop_close(struct net_loop *loop)
 {
     if (!loop) return;
-    for (struct net_post *post = take_posts(loop); post;) {
-        struct net_post *next = post->next;
-        mem_free(post);
-        post = next;
-    }
     release_graves(loop);
     if (loop->dns) evdns_base_free(loop->dns, 0);
     if (loop->base) {
@@ -236,17 +185,23 @@ const char *net_loop_date(struct net_loop *loop, int *bytes)
 
 /* ---- timers, descriptors, signals ---------------------------------------------------------------------- */
 
-static void timer_release(struct net_grave *grave)
+static void on_event(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    struct source *source = arg;
+    source->fn(source->ud);
+}
+
+static void source_release(struct net_grave *grave)
 {
     mem_free(grave); /* its first member */
 }
 
-static void on_timer(evutil_socket_t fd, short what, void *arg)
+static void source_close(struct source *source)
 {
-    (void)fd;
-    (void)what;
-    struct net_timer *timer = arg;
-    timer->fn(timer->ud);
+    event_del(&source->ev);
+    net_loop_bury(source->loop, &source->grave, source_release);
 }
 
 llm_status net_timer_open(struct net_loop *loop, net_call_fn *fn, void *ud, struct net_timer **out,
@@ -254,10 +209,8 @@ llm_status net_timer_open(struct net_loop *loop, net_call_fn *fn, void *ud, stru
 {
     struct net_timer *timer = mem_zalloc(sizeof *timer);
     if (!timer) return llm_fail(err, LLM_ENOMEM, "timer: out of memory");
-    timer->loop = loop;
-    timer->fn = fn;
-    timer->ud = ud;
-    evtimer_assign(&timer->ev, loop->base, on_timer, timer);
+    timer->source = (struct source){.loop = loop, .fn = fn, .ud = ud};
+    evtimer_assign(&timer->source.ev, loop->base, on_event, &timer->source);
     *out = timer;
     return LLM_OK;
 }
@@ -266,27 +219,12 @@ llm_status net_timer_start(struct net_timer *timer, int64_t ms)
 {
     if (ms < 0) ms = 0;
     struct timeval after = {ms / 1000, ms % 1000 * 1000};
-    return event_add(&timer->ev, &after) == 0 ? LLM_OK : LLM_ENOMEM;
-}
-
-void net_timer_stop(struct net_timer *timer)
-{
-    event_del(&timer->ev);
+    return event_add(&timer->source.ev, &after) == 0 ? LLM_OK : LLM_ENOMEM;
 }
 
 void net_timer_close(struct net_timer *timer)
 {
-    if (!timer) return;
-    event_del(&timer->ev);
-    net_loop_bury(timer->loop, &timer->grave, timer_release);
-}
-
-static void on_watch(evutil_socket_t fd, short what, void *arg)
-{
-    (void)fd;
-    (void)what;
-    struct net_watch *watch = arg;
-    watch->fn(watch->ud);
+    if (timer) source_close(&timer->source);
 }
 
 static llm_status watch_open(struct net_loop *loop, int fd, short what, net_call_fn *fn, void *ud,
@@ -294,11 +232,10 @@ static llm_status watch_open(struct net_loop *loop, int fd, short what, net_call
 {
     struct net_watch *watch = mem_zalloc(sizeof *watch);
     if (!watch) return llm_fail(err, LLM_ENOMEM, "watch: out of memory");
-    watch->loop = loop;
-    watch->fn = fn;
-    watch->ud = ud;
-    if (event_assign(&watch->ev, loop->base, fd, what, on_watch, watch) != 0 ||
-        event_add(&watch->ev, NULL) != 0) {
+    struct source *source = &watch->source;
+    *source = (struct source){.loop = loop, .fn = fn, .ud = ud};
+    if (event_assign(&source->ev, loop->base, fd, what, on_event, source) != 0 ||
+        event_add(&source->ev, NULL) != 0) {
         mem_free(watch);
         return llm_fail(err, LLM_EIO, "cannot watch %s %d: %s", what & EV_SIGNAL ? "signal" : "descriptor",
                         fd, strerror(errno));
@@ -319,14 +256,7 @@ llm_status net_signal_open(struct net_loop *loop, int signal_number, net_call_fn
     return watch_open(loop, signal_number, EV_SIGNAL | EV_PERSIST, fn, ud, out, err);
 }
 
-static void watch_release(struct net_grave *grave)
-{
-    mem_free(grave); /* its first member */
-}
-
 void net_watch_close(struct net_watch *watch)
 {
-    if (!watch) return;
-    event_del(&watch->ev);
-    net_loop_bury(watch->loop, &watch->grave, watch_release);
+    if (watch) source_close(&watch->source);
 }

@@ -1,10 +1,10 @@
 #ifndef LLM_NET_LOOP_H
 #define LLM_NET_LOOP_H
 
-/* An event loop: sockets, timers, file descriptors to watch, signals, and calls posted by other threads.
- * libevent does the waiting. One loop belongs to one thread, and so does everything opened on it; the only
- * calls allowed from elsewhere are net_loop_post and net_loop_stop. Callbacks run on the loop's thread, never
- * inside the call that asked for them, and must not run the loop themselves.
+/* An event loop: sockets, timers, file descriptors to watch, and signals. libevent does the waiting. One loop
+ * belongs to one thread, and so does everything opened on it; the only call allowed from elsewhere is
+ * net_loop_stop (for others there are mailboxes, whose descriptors can be watched). Callbacks run on the
+ * loop's thread, never inside the call that asked for them, and must not run the loop themselves.
  *
  * Writes are corked: what callbacks write during one turn leaves at its end with one system call a
  * connection, however many pieces it was.
@@ -23,7 +23,7 @@ struct net_watch;
 
 /* Errors: LLM_ENOMEM, LLM_EIO. */
 llm_status net_loop_open(struct net_loop **out, struct llm_error *err);
-/* Everything opened on it has been closed before. Calls still posted are dropped. */
+/* Everything opened on it has been closed before. */
 void net_loop_close(struct net_loop *loop);
 
 /* Turns until net_loop_stop. Errors: LLM_EIO. */
@@ -35,19 +35,14 @@ void net_loop_stop(struct net_loop *loop);
 
 typedef void net_call_fn(void *ud);
 
-/* Any thread: fn(ud) is called on the loop's thread. Calls of one thread keep their order. Errors:
- * LLM_ENOMEM. */
-llm_status net_loop_post(struct net_loop *loop, net_call_fn *fn, void *ud);
-
 /* Milliseconds of CLOCK_MONOTONIC. */
 int64_t net_now_ms(void);
 
-/* One-shot timers. Stopped when opened; starting one that runs sets it anew. Closing in its own callback is
- * allowed. */
+/* One-shot timers. Not running when opened; starting one that runs sets it anew. Closing in its own callback
+ * is allowed. Null is nothing. */
 llm_status net_timer_open(struct net_loop *loop, net_call_fn *fn, void *ud, struct net_timer **out,
                           struct llm_error *err);
 llm_status net_timer_start(struct net_timer *timer, int64_t ms);
-void net_timer_stop(struct net_timer *timer);
 void net_timer_close(struct net_timer *timer);
 
 /* Calls fn(ud) while fd (borrowed; outlives the watch) is readable: level-triggered. */

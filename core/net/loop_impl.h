@@ -27,7 +27,6 @@ struct net_loop {
     struct evdns_base *dns; /* null until a name is looked up */
     int wake_fd;
     struct event ev_wake, ev_limit;
-    _Atomic(struct net_post *) posts; /* a stack: newest first */
     atomic_int stop;
     struct net_stream *dirty_first, *dirty_last; /* with output not yet tried this turn */
     struct net_grave *graves;
