@@ -30,7 +30,7 @@ struct llm_request;
 struct llm_sequence;
 struct llm_tokenizer;
 
-const char *llm_version(void); /* "0.1.0" */
+const char *llm_version(void); /* such as "0.1.0" */
 
 /* ---- engine -------------------------------------------------------------------------------------------- */
 

@@ -9,7 +9,7 @@
 
 const char *llm_version(void)
 {
-    return "0.1.0";
+    return LLMLUA_VERSION; /* CMakeLists.txt's */
 }
 
 llm_status llm_engine_open(const struct llm_engine_options *options, struct llm_engine **out,

@@ -72,7 +72,7 @@ end
 -- The number of this worker (1 without --workers), and how many there are once the server runs.
 function M.worker() return workers.me() end
 
--- "0.1.0"
+-- Such as "0.1.0".
 function M.version() return core.version end
 
 -- Seconds of a clock that only goes forward; the times in metrics are of this clock.

@@ -718,7 +718,7 @@ function llm.try(f, ...) end
 function llm.worker() end
 
 
----@return string # "0.1.0"
+---@return string # such as "0.1.0"
 function llm.version() end
 
 ---@return number # seconds of a clock that only goes forward

@@ -51,7 +51,7 @@ describe("a server that allows to attach", function()
     local result = attach(server, table.concat({ "1 + 1", "x = { 1, b = 'c' }", "for i = 1, 2 do", "print(i)", "end", "x",
       "do error 'bad' end", "y = = 2", "help 'llm.version'", "llm.exit(3)", "os.exit(4)", "x.b" }, "\n"))
     assert.equal(0, result.code, result.err)
-    assert.equal('2\n1\n2\n{ 1, b = "c" }\nllm.version()\n  -> string  "0.1.0"\n"c"\n', result.out)
+    assert.equal('2\n1\n2\n{ 1, b = "c" }\nllm.version()\n  -> string  such as "0.1.0"\n"c"\n', result.out)
     assert.truthy(result.err:find("stdin:1: bad\nstack traceback:", 1, true), result.err)
     assert.truthy(result.err:find("unexpected symbol near '='", 1, true))
     assert.falsy(result.err:find("attach.lua", 1, true))
@@ -65,7 +65,7 @@ describe("a server that allows to attach", function()
       .. "LLMLUA_API_KEY=%s script -qec %s /dev/null; cat %s/.llmlua_history; rm -r %s"):format(home, home,
       support.quote(KEY), support.quote(("%s attach %s"):format(support.quote(support.program), server.url)), home, home)
     local out = support.shell(command).out
-    assert.truthy(out:find('"0.1.0"', 1, true), out)
+    assert.truthy(out:find('"' .. llm.version() .. '"', 1, true), out)
     assert.truthy(out:find("42", 1, true), out)
     assert.truthy(out:find("llm.version()", 1, true), out)
   end)

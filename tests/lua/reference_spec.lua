@@ -143,7 +143,7 @@ describe("help", function()
 
   it("is at the prompt", function()
     local result = support.run({ "-i" }, "help 'llm.version'\nhelp(llm.now)")
-    assert.equal('llm.version()\n  -> string  "0.1.0"\nllm.now()\n  -> number  seconds of a clock that only goes forward\n',
+    assert.equal('llm.version()\n  -> string  such as "0.1.0"\nllm.now()\n  -> number  seconds of a clock that only goes forward\n',
       result.out)
   end)
 end)
