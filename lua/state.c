@@ -20,7 +20,8 @@ const struct embedded_file *state_embedded_file(const char *path)
     return NULL;
 }
 
-const struct embedded_file *state_bundled_script(const char *name)
+/* The embedded script of this name ("generate" or "generate.lua"), null if there is none. */
+static const struct embedded_file *bundled_script(const char *name)
 {
     char path[256];
     size_t length = strlen(name);
@@ -33,7 +34,7 @@ int state_load_script(lua_State *L, const char *name)
 {
     if (strcmp(name, "-") == 0) return luaL_loadfile(L, NULL);
     if (access(name, F_OK) == 0) return luaL_loadfile(L, name);
-    const struct embedded_file *f = state_bundled_script(name);
+    const struct embedded_file *f = bundled_script(name);
     if (f) {
         lua_pushfstring(L, "@%s", f->path);
         int status = luaL_loadbuffer(L, f->data, f->size, lua_tostring(L, -1));

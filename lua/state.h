@@ -49,7 +49,4 @@ int state_load_script(lua_State *L, const char *name);
 /* The embedded file of this path (embed.h), null if there is none. */
 const struct embedded_file *state_embedded_file(const char *path);
 
-/* The embedded script of this name ("generate" or "generate.lua"), null if there is none. */
-const struct embedded_file *state_bundled_script(const char *name);
-
 #endif

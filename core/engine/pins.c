@@ -20,8 +20,9 @@ void pins_deinit(struct pins *p)
     }
 }
 
-int pins_add(struct pins *p, struct kv_pool *kv, struct pin *pin, struct block_hash root, const int32_t *ids,
-             int32_t n_blocks)
+/* Takes the pin if it holds any page; else it returns 0. */
+static int add(struct pins *p, struct kv_pool *kv, struct pin *pin, struct block_hash root,
+               const int32_t *ids, int32_t n_blocks)
 {
     struct block_hash hash = root;
     for (int32_t i = 0; i < n_blocks && p->n_pages < p->most; i++) {
@@ -49,7 +50,7 @@ static void drop(struct pins *p, struct kv_pool *kv, struct pin **at)
     mem_free(pin);
 }
 
-int pins_remove(struct pins *p, struct kv_pool *kv, uint64_t id)
+static int remove_pin(struct pins *p, struct kv_pool *kv, uint64_t id)
 {
     for (struct pin **at = &p->first; *at; at = &(*at)->next) {
         if ((*at)->id != id) continue;
@@ -95,10 +96,10 @@ void pins_run(struct llm_engine *e, struct letter *letter)
     struct errand *x = (struct errand *)letter;
     struct block_hash root = prefix_root(&e->kv.index, x->salt, x->salt ? strlen(x->salt) : 0);
     if (x->kind == ERRAND_PIN) {
-        x->result = pins_add(&e->pins, &e->kv, x->pin, root, x->ids, x->n_blocks);
+        x->result = add(&e->pins, &e->kv, x->pin, root, x->ids, x->n_blocks);
         x->made = (struct llm_pin){x->pin->id, (size_t)x->pin->n_pages * (size_t)e->kv.page_size};
     } else if (x->kind == ERRAND_UNPIN) {
-        x->result = pins_remove(&e->pins, &e->kv, x->id);
+        x->result = remove_pin(&e->pins, &e->kv, x->id);
     } else {
         x->result = kv_evict(&e->kv, prefix_next(&e->kv.index, root, x->ids, e->kv.page_size));
     }

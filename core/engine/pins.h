@@ -26,13 +26,9 @@ struct pins {
 
 void pins_init(struct pins *p, int32_t n_pages, int32_t longest);
 
-/* The engine's thread. pins_add takes the pin if it holds any page; else it returns 0. */
-int pins_add(struct pins *p, struct kv_pool *kv, struct pin *pin, struct block_hash root, const int32_t *ids,
-             int32_t n_blocks);
-int pins_remove(struct pins *p, struct kv_pool *kv, uint64_t id);
-/* Lets those go whose time is over. */
+/* Lets those go whose time is over. The engine's thread. */
 void pins_look(struct pins *p, struct kv_pool *kv, int64_t now);
-/* Does what another thread asks for and waits for (LETTER_ERRAND). */
+/* Does what another thread asks for and waits for (LETTER_ERRAND). The engine's thread. */
 struct letter;
 void pins_run(struct llm_engine *e, struct letter *letter);
 /* Frees what is left, without looking at pages. */

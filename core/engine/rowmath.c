@@ -15,11 +15,6 @@
 #define ROW_PASS
 #endif
 
-float row_exp1(float x)
-{
-    return exp_core(x);
-}
-
 static inline int32_t block_length(int32_t n, int32_t begin)
 {
     return n - begin < ROW_BLOCK ? n - begin : ROW_BLOCK;

@@ -18,9 +18,6 @@ static inline int32_t row_blocks(int32_t n)
     return (n + ROW_BLOCK - 1) / ROW_BLOCK;
 }
 
-/* exp(x) for x <= 0, within 2 ulp; 0 below -87. The polynomial is that of Cephes' expf (S. Moshier). */
-float row_exp1(float x);
-
 /* The largest element; -inf if there is none above it. NaN counts as -inf. */
 float row_max(const float *x, int32_t n);
 /* Lowest index of the largest element, 0 if all are NaN or -inf. */

@@ -13,7 +13,7 @@ union bits {
     int32_t i;
 };
 
-/* e^x for |x| < 87; for others it means nothing. Cephes' polynomial (S. Moshier). */
+/* e^x for |x| < 87, within 2 ulp; for others it means nothing. Cephes' polynomial (S. Moshier). */
 static inline float exp_inside(float x)
 {
     const float magic = 0x1.8p23f; /* adding it rounds to an integer, found in the low bits */

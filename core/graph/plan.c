@@ -26,7 +26,8 @@ struct planner {
     uint8_t taken[PLAN_MAX_BUFFERS];
 };
 
-int plan_is_table(enum graph_op op)
+/* Made from a token list before a pass. */
+static int is_table(enum graph_op op)
 {
     return op == GRAPH_OP_set || op == GRAPH_OP_scatter || op == GRAPH_OP_counts || op == GRAPH_OP_recent ||
            op == GRAPH_OP_repeats;
@@ -461,7 +462,7 @@ static llm_status place_tables(struct planner *pl)
             pl->p->vec_at[i] = pl->p->n_vec;
             pl->p->n_vec += g->nodes[i].length;
         }
-        if (!pl->k[i].needed || !plan_is_table(g->nodes[i].op)) continue;
+        if (!pl->k[i].needed || !is_table(g->nodes[i].op)) continue;
         pl->p->table_of[i] = pl->n_tables;
         pl->n_tables += g->nodes[i].op == GRAPH_OP_repeats ? 2 : 1; /* it needs a set of its own */
     }

@@ -95,9 +95,6 @@ struct plan {
 llm_status plan_make(const struct graph *g, struct plan **out, struct llm_error *err);
 void plan_free(struct plan *p); /* null: nothing */
 
-/* 1 if the node is made from a token list before a pass. */
-int plan_is_table(enum graph_op op);
-
 /* Most operations of one program, which scratch has room for: one a node, and its splats and reductions. */
 enum { PLAN_MAX_PROGRAM = 4 * GRAPH_MAX_NODES };
 

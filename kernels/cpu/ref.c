@@ -69,7 +69,7 @@ void ref_round_row(const float *x, float *out, int32_t n)
     }
 }
 
-float ref_activation(enum activation act, float v)
+static float activate(enum activation act, float v)
 {
     const double x = v;
     switch (act) {
@@ -119,7 +119,7 @@ static llm_status ref_linear(struct backend *be, const struct linear_args *a)
             const float *xi = x + (size_t)i * n_in;
             float *y = (float *)a->y + i * a->y_stride + j;
             float v = dot(xi, row, n_in, a->bias ? a->bias[j] : 0);
-            v = ref_activation(a->act, v);
+            v = activate(a->act, v);
             if (gated) v *= dot(xi, up_row, n_in, a->bias ? a->bias[n_y + j] : 0);
             *y = a->epilogue == LINEAR_ADD ? *y + v : v;
         }

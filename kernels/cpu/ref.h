@@ -13,6 +13,4 @@ void ref_norm_row(const struct norm *norm, const float *x, float *y, int32_t n);
  * round(x / d). n is a multiple of 32. */
 void ref_round_row(const float *x, float *out, int32_t n);
 
-float ref_activation(enum activation act, float v);
-
 #endif
