@@ -254,6 +254,7 @@ struct llm_policy {
     int ignore_errors;      /* 1: a hook that fails is left out for the rest of the sequence */
     int32_t max_candidates; /* 1 .. LLM_MAX_CANDIDATES; 0: the most */
     const struct graph *graph;
+    uint64_t asked; /* 0; or what llm_policy_ask gave */
 
     /* Checks the arguments (a JSON object; null: none given) and makes what hooks need of them. Any thread,
      * several at once. Errors: LLM_EINVAL (which argument), LLM_ENOMEM. Null: no arguments are taken. */
@@ -278,10 +279,17 @@ struct llm_policy {
 
 /* Makes this what requests submitted from now on get by this name; those before it keep what they have.
  * The engine takes the policy if the call succeeds. Errors: LLM_EINVAL, LLM_ENOMEM, LLM_EFULL (requests
- * still use LLM_MAX_POLICY_GENERATIONS former ones). Any thread, as all of these. For a GPU the graph is
- * compiled first, which takes up to a second if it was never compiled before. */
+ * still use LLM_MAX_POLICY_GENERATIONS former ones), LLM_ECANCELED (the name was removed since this was asked
+ * for). Any thread, as all of these, several at once. For a GPU the graph is compiled first, which takes up
+ * to two seconds if it was never compiled before: whoever must not wait so long adds on another thread.
+ *
+ * Of policies of one name the one that was asked for last serves, not the one that was ready last: the other
+ * is then what a rollback finds. A policy is asked for by its llm_policy_add, or by a llm_policy_ask before,
+ * when it took long to make; a rollback or a removal after that stands, too. */
 llm_status llm_policy_add(struct llm_engine *engine, const struct llm_policy *policy, int32_t *generation,
                           struct llm_error *err);
+/* A policy is going to be made, to be added with what this returns in `asked`. */
+uint64_t llm_policy_ask(struct llm_engine *engine);
 /* The generation before the active one serves again; a few are kept. Errors: LLM_ENOENT. */
 llm_status llm_policy_rollback(struct llm_engine *engine, const char *name, int32_t *generation,
                                struct llm_error *err);
@@ -292,7 +300,7 @@ int llm_policy_exists(struct llm_engine *engine, const char *name);
 
 struct llm_policy_info {
     char name[64];
-    int32_t generation;                       /* counts from 1 */
+    int32_t generation;                       /* counts from 1, as they become ready */
     int active;                               /* 1: it is what requests get */
     int32_t n_users;                          /* requests that hold it */
     uint64_t n_requests, n_calls, n_failures; /* calls of hooks and graphs */

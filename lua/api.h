@@ -43,6 +43,7 @@ struct api_engine {
     struct llm_client *client;      /* of this Lua state */
     struct api_request *requests;   /* those not released yet */
     struct api_sequence *sequences; /* those not closed yet */
+    struct policy_loader *loader;   /* policy_loader.h; null: not asked for yet */
     int shared;                     /* 1: another state closes it */
 };
 

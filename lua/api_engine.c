@@ -1,6 +1,7 @@
 /* llm.core: opening and closing an engine, what it is and what it has done. */
 
 #include "api.h"
+#include "policy_loader.h"
 
 #include <lauxlib.h>
 #include <math.h>
@@ -49,8 +50,10 @@ static void engine_shut(lua_State *L, struct api_engine *e)
     if (e->engine && !e->shared) api_end_crew(L);
     while (e->requests) api_request_release(e->requests);
     while (e->sequences) api_sequence_close(e->sequences);
+    policy_loader_close(e->loader);
     llm_client_close(e->client);
     if (!e->shared) llm_engine_close(e->engine);
+    e->loader = NULL;
     e->client = NULL;
     e->engine = NULL;
 }

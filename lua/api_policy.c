@@ -3,7 +3,7 @@
 #include "api.h"
 #include "embed.h"
 #include "policy_args.h"
-#include "policy_host.h"
+#include "policy_loader.h"
 
 #include <lauxlib.h>
 #include <math.h>
@@ -16,36 +16,77 @@ static uint64_t check_ns(lua_State *L, int arg)
     return seconds > 0 && seconds < 1e9 ? (uint64_t)ceil(seconds * 1e9) : 0;
 }
 
+/* What is to be loaded, from the arguments of policy_load. All of it is borrowed from the stack. */
+static struct policy_load *check_load(lua_State *L)
+{
+    struct policy_load *load = lua_newuserdata(L, sizeof *load);
+    memset(load, 0, sizeof *load);
+    load->chunk_name = luaL_checkstring(L, 2);
+    load->text = luaL_checklstring(L, 3, &load->bytes);
+    load->limits = (struct policy_limits){check_ns(L, 4), check_ns(L, 5), check_ns(L, 6),
+                                          (size_t)luaL_checknumber(L, 7)};
+    return load;
+}
+
+/* name, generation | nil, message, code, details; of a scheduler, the name only. [-0, +1|2|4, m] */
+static int push_loaded(lua_State *L, const struct policy_load *load)
+{
+    if (load->err.status) {
+        int n = api_fail(L, &load->err);
+        lua_pushstring(L, load->details);
+        return n + 1;
+    }
+    lua_pushstring(L, load->name);
+    if (!load->generation) return 1;
+    lua_pushinteger(L, load->generation);
+    return 2;
+}
+
 /* engine:policy_load(chunk_name, text, load, soft, hard, memory) -> name, generation | nil, message, code,
  * details; of a scheduler, which is now the engine's, the name only.
  * Limits in seconds, 0: none: of the load, and of a hook (logged beyond the first, ended beyond the second);
- * in bytes: of its Lua state. details: the traceback of an error in the file. [-0, +2|4, e] */
+ * in bytes: of its Lua state. details: the traceback of an error in the file. [-0, +1|2|4, e] */
 static int policy_load(lua_State *L)
 {
     struct api_engine *e = api_check_engine(L, 1);
-    size_t bytes = 0;
-    const char *chunk_name = luaL_checkstring(L, 2), *text = luaL_checklstring(L, 3, &bytes);
-    const struct policy_limits limits = {check_ns(L, 4), check_ns(L, 5), check_ns(L, 6),
-                                         (size_t)luaL_checknumber(L, 7)};
+    struct policy_load *load = check_load(L);
+    policy_load_run(load, e->engine);
+    return push_loaded(L, load);
+}
+
+/* engine:policy_load_beside(as policy_load) -> number | nil, message, code. The same on another thread:
+ * policy_loaded has what came of it. [-0, +1|3, e] */
+static int policy_load_beside(lua_State *L)
+{
+    struct api_engine *e = api_check_engine(L, 1);
+    const struct policy_load *load = check_load(L);
     struct llm_error err = {LLM_OK, ""};
-    struct llm_policy table;
-    struct llm_scheduler scheduler;
-    char details[4096] = "";
-    int32_t generation = 0;
-    if (policy_host_load(e->engine, chunk_name, text, bytes, &limits, &table, &scheduler, details,
-                         sizeof details, &err) == LLM_OK) {
-        lua_pushstring(L, table.name);
-        if (scheduler.self) {
-            if (llm_scheduler_set(e->engine, &scheduler, &err) == LLM_OK) return 1;
-        } else if (llm_policy_add(e->engine, &table, &generation, &err) == LLM_OK) {
-            lua_pushinteger(L, generation);
-            return 2;
-        }
-        table.close(table.self);
-    }
-    int n = api_fail(L, &err);
-    lua_pushstring(L, details);
-    return n + 1;
+    uint64_t number = 0;
+    llm_status status = e->loader ? LLM_OK : policy_loader_open(e->engine, &e->loader, &err);
+    if (!status) status = policy_loader_ask(e->loader, load, &number, &err);
+    if (status) return api_fail(L, &err);
+    lua_pushnumber(L, (double)number);
+    return 1;
+}
+
+/* engine:policy_loaded() -> number, then as policy_load | nothing: no more loads have ended. [-0, +0|2|3|5,
+ * e] */
+static int policy_loaded(lua_State *L)
+{
+    struct api_engine *e = api_check_engine(L, 1);
+    const struct policy_load *load = e->loader ? policy_loader_take(e->loader) : NULL;
+    if (!load) return 0;
+    lua_pushnumber(L, (double)load->asked);
+    return 1 + push_loaded(L, load);
+}
+
+/* engine:policy_loads_fd() -> a descriptor that is readable when a load has ended, once one has begun; the
+ * engine's. [-0, +1, e] */
+static int policy_loads_fd(lua_State *L)
+{
+    struct api_engine *e = api_check_engine(L, 1);
+    lua_pushinteger(L, e->loader ? policy_loader_fd(e->loader) : -1);
+    return 1;
 }
 
 /* engine:policy_rollback(name) -> generation | nil, message, code. [-0, +1|3, e] */
@@ -184,6 +225,9 @@ llm_status api_read_policies(lua_State *L, int index, const struct llm_policy_us
 void api_open_policy(lua_State *L)
 {
     static const luaL_Reg methods[] = {{"policy_load", policy_load},
+                                       {"policy_load_beside", policy_load_beside},
+                                       {"policy_loaded", policy_loaded},
+                                       {"policy_loads_fd", policy_loads_fd},
                                        {"policy_rollback", policy_rollback},
                                        {"policy_remove", policy_remove},
                                        {"policies", policy_list},

@@ -120,6 +120,11 @@ llm_status llm_detokenize(const struct llm_tokenizer *t, const int32_t *ids, siz
 
 /* ---- policies ------------------------------------------------------------------------------------------ */
 
+uint64_t llm_policy_ask(struct llm_engine *engine)
+{
+    return policy_book_ask(&engine->policies);
+}
+
 llm_status llm_policy_add(struct llm_engine *engine, const struct llm_policy *policy, int32_t *generation,
                           struct llm_error *err)
 {

@@ -87,6 +87,22 @@ static llm_status check_table(const struct llm_policy *t, struct llm_error *err)
     return LLM_OK;
 }
 
+/* To its place among those of its name: it was asked for at p->asked, and may have been overtaken since. */
+static void insert(struct policy_shelf *s, struct policy *p)
+{
+    struct policy **at = &s->policies;
+    while (*at && (*at)->asked > p->asked) at = &(*at)->next;
+    p->next = *at;
+    *at = p;
+    p->shelf = s;
+    p->kept = 1;
+    p->generation = ++s->n_made;
+    s->n_policies++;
+    if (p->asked < s->decided) return;
+    s->active = p;
+    s->decided = p->asked;
+}
+
 static llm_status shelve(struct policy_book *b, struct policy *p, const char *name, struct llm_error *err)
 {
     struct policy_shelf *s = find(b, name);
@@ -97,19 +113,15 @@ static llm_status shelve(struct policy_book *b, struct policy *p, const char *na
         s->next = b->shelves;
         b->shelves = s;
     }
+    if (p->asked < s->removed)
+        return llm_fail(err, LLM_ECANCELED, "policy %s was removed while it was being loaded", name);
     if (s->n_policies >= LLM_MAX_POLICY_GENERATIONS + KEEP)
         return llm_fail(err, LLM_EFULL,
                         "requests still use %d former generations of policy %s: try again when some of them "
                         "have ended",
                         s->n_policies - 1, name);
     p->table.name = s->name;
-    p->shelf = s;
-    p->kept = 1;
-    p->generation = ++s->n_made;
-    p->next = s->policies;
-    s->policies = p;
-    s->n_policies++;
-    s->active = p;
+    insert(s, p);
     keep_few(s);
     return LLM_OK;
 }
@@ -127,6 +139,14 @@ static llm_status compile(const struct policy_book *b, struct policy *p, struct 
     return status ? llm_fail_in(err, "policy %s", p->table.name) : LLM_OK;
 }
 
+uint64_t policy_book_ask(struct policy_book *b)
+{
+    pthread_mutex_lock(&b->lock);
+    uint64_t asked = ++b->n_asked;
+    pthread_mutex_unlock(&b->lock);
+    return asked;
+}
+
 llm_status policy_book_add(struct policy_book *b, const struct llm_policy *table, int32_t *generation,
                            struct llm_error *err)
 {
@@ -136,12 +156,13 @@ llm_status policy_book_add(struct policy_book *b, const struct llm_policy *table
     if (!p) return llm_fail(err, LLM_ENOMEM, "no memory for policy %s", table->name);
     p->table = *table;
     if (!p->table.max_candidates) p->table.max_candidates = LLM_MAX_CANDIDATES;
+    p->asked = table->asked ? table->asked : policy_book_ask(b);
     status = compile(b, p, err);
     pthread_mutex_lock(&b->lock);
     if (!status) status = shelve(b, p, table->name, err);
     if (!status) {
-        unused = take_unused(p->shelf);
         *generation = p->generation;
+        unused = take_unused(p->shelf); /* itself perhaps, if it has been overtaken often */
     }
     pthread_mutex_unlock(&b->lock);
     close_all(b, unused);
@@ -166,6 +187,7 @@ llm_status policy_book_rollback(struct policy_book *b, const char *name, int32_t
     struct policy *p = previous(s);
     if (p) {
         s->active = p;
+        s->decided = ++b->n_asked;
         *generation = p->generation;
     }
     pthread_mutex_unlock(&b->lock);
@@ -181,6 +203,7 @@ llm_status policy_book_remove(struct policy_book *b, const char *name, struct ll
     int there = s && s->active;
     if (there) {
         s->active = NULL;
+        s->decided = s->removed = ++b->n_asked;
         for (struct policy *p = s->policies; p; p = p->next) p->kept = 0;
         unused = take_unused(s);
     }

@@ -36,8 +36,9 @@ struct policy {
     struct device_graph *compiled; /* the graph on the device; null: the host runs it */
     char on_host[160];             /* then why, if there is a device */
     int32_t generation;
+    uint64_t asked; /* when, among the decisions about policies */
     struct policy_shelf *shelf;
-    struct policy *next; /* on the shelf, older */
+    struct policy *next; /* on the shelf, asked for earlier */
     int32_t n_users;     /* chains; under the book's lock */
     int kept;            /* it is active, or can be rolled back to; under the lock */
     /* written by the engine's thread, n_requests under the lock */
@@ -47,14 +48,17 @@ struct policy {
 struct policy_shelf {
     struct policy_shelf *next;
     char name[64];
-    struct policy *policies; /* newest first */
-    struct policy *active;   /* null: removed */
+    struct policy *policies;   /* the last asked for first */
+    struct policy *active;     /* null: removed */
+    uint64_t decided, removed; /* when what is active was asked for; and its last removal */
     int32_t n_made, n_policies;
 };
 
 struct policy_book {
     struct graph_device device; /* constant */
     pthread_mutex_t lock;
+    uint64_t
+        n_asked; /* decisions so far: additions, rollbacks, removals. Under the lock, as the shelves are */
     struct policy_shelf *shelves;
 };
 
@@ -90,8 +94,9 @@ void policy_book_init(struct policy_book *book, const struct graph_device *devic
 /* No chain may be left. The device must still be there. */
 void policy_book_deinit(struct policy_book *book);
 
-/* llm_policy_add and so on (llmlua.h). Any thread. A graph that is added is compiled for the device, if it
- * can be. */
+/* llm_policy_ask and so on (llmlua.h). Any thread. A graph that is added is compiled for the device, if it
+ * can be, without the lock. */
+uint64_t policy_book_ask(struct policy_book *book);
 llm_status policy_book_add(struct policy_book *book, const struct llm_policy *table, int32_t *generation,
                            struct llm_error *err);
 llm_status policy_book_rollback(struct policy_book *book, const char *name, int32_t *generation,

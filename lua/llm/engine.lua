@@ -85,6 +85,7 @@ end
 -- Cancels what runs and frees the model. Harmless twice.
 function Engine:close()
   if self.detach then self.detach() end
+  policies.detach(self)
   self.handle:close()
 end
 
@@ -150,27 +151,34 @@ end
 
 local function raise_failure(failure)
   local _, at = (failure.traceback or ""):find("\nstack traceback:", 1, true)
-  error(at and failure.message .. failure.traceback:sub(at - 16) or failure.message, 3)
+  error(at and failure.message .. failure.traceback:sub(at - 16) or failure.message, 4)
+end
+
+-- name, generation, whether it is a scheduler; at the level of who called the method.
+local function load_script(engine, source, text, options)
+  if type(source) ~= "string" then error("load_policy needs a path or a name; it got a " .. type(source), 3) end
+  if type(text) == "table" then text, options = nil, text end
+  local name, result, schedules
+  if text then
+    name, result, schedules = policies.load_text(engine, "=" .. source, text, options)
+  elseif source:find "[/.]" then
+    name, result, schedules = policies.load_file(engine, source, options)
+  else
+    name, result, schedules = policies.load_named(engine, source, options)
+  end
+  if not name then raise_failure(result) end
+  return name, result, schedules
 end
 
 -- Loads a policy: the path of a file; or the name of one that comes with the program or lies in a directory that was
 -- added; or a name and its Lua text. From then on requests may ask for it by name; those under way keep the generation
 -- they began with. options: deadline (seconds a call of a hook may take, 0.1), load_seconds (1), memory (bytes of its
 -- Lua state, 256 MiB). Returns its name and generation. Raises if it does not load: then what was there before goes on.
+-- In a task of the event loop the others run meanwhile.
 function Engine:load_policy(source, text, options)
   handle_of(self)
-  if type(source) ~= "string" then error("load_policy needs a path or a name; it got a " .. type(source), 2) end
-  if type(text) == "table" then text, options = nil, text end
-  local name, result
-  if text then
-    name, result = policies.load_text(self, "=" .. source, text, options)
-  elseif source:find "[/.]" then
-    name, result = policies.load_file(self, source, options)
-  else
-    name, result = policies.load_named(self, source, options)
-  end
-  if not name then raise_failure(result) end
-  return name, result
+  local name, generation = load_script(self, source, text, options)
+  return name, generation
 end
 
 -- Makes the generation before serve again. Returns its number.
@@ -212,9 +220,9 @@ end
 -- Loads the engine's scheduler: the path of a file, or a name for messages and its Lua text. Requests that come from now
 -- on go by it; one is there at a time. Raises if it does not load: then the one before goes on.
 function Engine:load_scheduler(source, text, options)
-  local before = policies.n_schedulers(self)
-  local name, generation = self:load_policy(source, text, options)
-  if policies.n_schedulers(self) == before then error(("%s makes a policy, not a scheduler"):format(source), 2) end
+  handle_of(self)
+  local name, generation, schedules = load_script(self, source, text, options)
+  if not schedules then error(("%s makes a policy, not a scheduler"):format(source), 2) end
   return name, generation
 end
 

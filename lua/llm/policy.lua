@@ -20,13 +20,15 @@ local MEMORY = 256 * 2 ^ 20 -- bytes of a policy's Lua state
 local SETTLE = 0.02 -- between a change of a file and the look at it: editors write in steps
 local BUNDLED = "scripts/policies/"
 
--- engine -> { directories = {…}, files = {path = {text, name}}, default = uses }; what this Lua state has done
+-- engine -> { directories = {…}, files = {path = {text, name, failure}}, default = uses, loads = {number = task},
+-- named = {name = job}, reloads = {path = job} }; what this Lua state has done
 local records = setmetatable({}, { __mode = "k" })
 
 local function record_of(engine)
   local record = records[engine]
   if not record then
-    record = { directories = {}, files = {} }
+    local weak = { __mode = "v" } -- jobs, while they run
+    record = { directories = {}, files = {}, loads = {}, named = setmetatable({}, weak), reloads = setmetatable({}, weak) }
     records[engine] = record
   end
   return record
@@ -45,41 +47,101 @@ end
 
 -- ---- loading -------------------------------------------------------------------------------------------------
 
+-- A load runs a file, its self-test, and the compiler for its graph: seconds, perhaps. In a task another thread does it
+-- while the loop goes on (policy_load_beside); loads that have been asked for end in that order. Only what the main
+-- program loads blocks it. A load that has begun is seen through, whoever has asked for it: hence the jobs.
+
 -- limits: deadline, load_seconds, memory (as of load_policy) of policies that are loaded without options.
 function M.set_limits(engine, limits) record_of(engine).limits = limits end
 
--- Loads a policy's text. Returns its name and generation; or nil and a failure: {message, file, line, traceback}.
-function M.load_text(engine, chunk_name, text, options)
+local function stop_watching_loads(record)
+  if record.loads_watch then record.loads_watch:close() end
+  record.loads_watch = nil
+end
+
+-- The tasks whose loads have ended go on.
+local function take_loaded(engine, record)
+  local ended = {}
+  local function note(number, ...)
+    if not number then return false end
+    ended[#ended + 1] = { record.loads[number], ... }
+    record.loads[number] = nil
+    return true
+  end
+  while note(engine.handle:policy_loaded()) do end
+  if not next(record.loads) then stop_watching_loads(record) end
+  for _, load in ipairs(ended) do tasks.wake(load[1], unpack(load, 2, 5)) end
+end
+
+-- The engine is going to be closed: of what still loads nobody hears any more.
+function M.detach(engine)
+  local record = records[engine]
+  if not record then return end
+  stop_watching_loads(record)
+  local loads = record.loads
+  record.loads = {}
+  if not next(loads) then return end
+  tasks.loop():after(0, function()
+    for _, task in pairs(loads) do tasks.wake(task, nil, "the engine was closed", "ECANCELED") end
+  end)
+end
+
+-- handle:policy_load, beside the loop in a job.
+local function load(engine, ...)
+  local handle, record = engine.handle, record_of(engine)
+  if not tasks.running() then return handle:policy_load(...) end
+  local number, message, code = handle:policy_load_beside(...)
+  if not number then return nil, message, code end
+  record.loads[number] = tasks.running()
+  if not record.loads_watch then
+    record.loads_watch = assert(tasks.loop():watch(handle:policy_loads_fd(), function() take_loaded(engine, record) end))
+  end
+  return tasks.wait()
+end
+
+local function load_text(engine, chunk_name, text, options)
   options = options or record_of(engine).limits or {}
   local hard = options.deadline or HARD
-  local name, generation, code, details = engine.handle:policy_load(chunk_name, (text:gsub("^#[^\n]*", "")),
+  local name, generation, code, details = load(engine, chunk_name, (text:gsub("^#[^\n]*", "")),
     options.load_seconds or LOAD, math.min(SOFT, hard), hard, options.memory or MEMORY)
-  if name and not generation then -- a scheduler
+  if name and not generation then
     local record = record_of(engine)
     record.n_schedulers = (record.n_schedulers or 0) + 1
-    generation = record.n_schedulers
+    return name, record.n_schedulers, true
   end
-  if name then return name, generation end
+  if name then return name, generation, false end
   local message = generation
   local file, line = message:match "^(%S-):(%d+): "
   return nil, { message = message, code = code, file = file, line = tonumber(line),
-                traceback = details ~= "" and details or nil }
+                traceback = details and details ~= "" and details or nil }
 end
 
--- How many schedulers have been loaded.
-function M.n_schedulers(engine) return record_of(engine).n_schedulers or 0 end
+-- The failure of a load, when nobody waits for it any more.
+local function say_lost(ok, result, failure)
+  if not ok then return log("%s", tostring(result)) end
+  if result then return end
+  failure.logged = true
+  log("%s", failure.message)
+end
 
--- Loads a file. Results as of load_text.
-function M.load_file(engine, path, options)
+-- Loads a policy's text. Returns its name, its generation, and whether it is a scheduler; or nil and a failure:
+-- {message, code, file, line, traceback}. In a task the others run meanwhile.
+function M.load_text(...) return tasks.apart(say_lost, load_text, ...) end
+
+local function load_file(engine, path, options)
   local text, message = read_file(path)
   if not text then return nil, { message = "cannot read a policy: " .. message, file = path } end
   local record = record_of(engine)
   local known = record.files[path]
-  record.files[path] = { text = text, name = known and known.name, options = options }
-  local name, generation = M.load_text(engine, "@" .. path, text, options)
-  if name then record.files[path].name = name else record.files[path].failure = generation end
-  return name, generation
+  local file = { text = text, name = known and known.name, options = options }
+  record.files[path] = file
+  local name, generation, schedules = load_text(engine, "@" .. path, text, options)
+  if name then file.name = name else file.failure = generation end
+  return name, generation, schedules
 end
+
+-- Loads a file. Results as of load_text.
+function M.load_file(...) return tasks.apart(say_lost, load_file, ...) end
 
 local function is_plain_name(name) return type(name) == "string" and #name <= 63 and not name:find "[^%w_-]" end
 
@@ -106,15 +168,13 @@ function M.names(engine)
   return list
 end
 
--- Loads a policy that lies in a directory or comes with the program. Results as of load_text; the failure's code is
--- "ENOENT" if there is none of that name.
-function M.load_named(engine, name, options)
+local function load_named(engine, name, options)
   local path, text, chunk = find(engine, name)
-  local loaded, result
+  local loaded, result, schedules
   if path then
-    loaded, result = M.load_file(engine, path, options)
+    loaded, result, schedules = load_file(engine, path, options)
   elseif text then
-    loaded, result = M.load_text(engine, "@" .. chunk, text, options)
+    loaded, result, schedules = load_text(engine, "@" .. chunk, text, options)
   else
     local names = M.names(engine)
     return nil, { code = "ENOENT", message = ("policy '%s' does not exist%s; there are: %s"):format(name:sub(1, 64),
@@ -124,7 +184,23 @@ function M.load_named(engine, name, options)
   if loaded ~= name then
     return nil, { message = ("%s makes the policy '%s'; its name must be the file's"):format(path or chunk, loaded) }
   end
-  return loaded, result
+  return loaded, result, schedules
+end
+
+-- Loads a policy that lies in a directory or comes with the program. Results as of load_text; the failure's code is
+-- "ENOENT" if there is none of that name.
+function M.load_named(...) return tasks.apart(say_lost, load_named, ...) end
+
+-- The same for a request: one load for all that come for it meanwhile.
+local function load_wanted(engine, name)
+  if not tasks.running() then return load_named(engine, name) end
+  local named = record_of(engine).named
+  local job = named[name]
+  if not job or job.results then
+    job = tasks.job(load_named, engine, name)
+    named[name] = job
+  end
+  return tasks.join(job, say_lost)
 end
 
 -- ---- requests ------------------------------------------------------------------------------------------------
@@ -175,7 +251,7 @@ function M.chain(engine, params)
   for _, use in ipairs(uses) do
     local name = use[1]
     if not engine.handle:has_policy(name) then
-      local ok, failure = M.load_named(engine, name)
+      local ok, failure = load_wanted(engine, name)
       if not ok then
         if failure.code == "ENOENT" then return nil, failure.message end
         return nil, ("policy '%s' does not load: %s"):format(name, failure.message)
@@ -226,16 +302,25 @@ function M.add_directory(engine, directory)
   return true
 end
 
--- Loads a file whose text is not what was read last. true, or nil and a failure; that of last time if nothing has changed.
--- A file that is away for a moment is being replaced.
-function M.reload_file(engine, path)
+local function reload_file(engine, path)
   local known = record_of(engine).files[path]
   local text = read_file(path)
   if known and (not text or known.text == text) then return not known.failure or nil, known.failure end
-  local name, generation = M.load_file(engine, path, known and known.options)
+  local name, generation = load_file(engine, path, known and known.options)
   if not name then return nil, generation end
   if known then log("generation %d of policy %s serves", generation, name) end
   return true
+end
+
+-- Loads a file whose text is not what was read last. true, or nil and a failure; that of last time if nothing has changed.
+-- A file that is away for a moment is being replaced.
+function M.reload_file(engine, path)
+  if not tasks.running() then return reload_file(engine, path) end
+  local reloads = record_of(engine).reloads
+  while reloads[path] and not reloads[path].results do tasks.join(reloads[path]) end -- it may have read an older text
+  local job = tasks.job(reload_file, engine, path)
+  reloads[path] = job
+  return tasks.join(job, say_lost)
 end
 
 local function directory_of(path)
@@ -244,15 +329,30 @@ local function directory_of(path)
 end
 
 local function look(engine)
-  local record = record_of(engine)
+  local record, paths = record_of(engine), {}
   for _, directory in ipairs(record.directories) do M.add_directory(engine, directory) end
-  for path, file in pairs(record.files) do
+  for path in pairs(record.files) do paths[#paths + 1] = path end
+  for _, path in ipairs(paths) do
     local _, failure = M.reload_file(engine, path)
     if failure and not failure.logged then
       failure.logged = true
-      log("%s\nllmlua: what was there before %s goes on serving", failure.message, file.name or path)
+      log("%s\nllmlua: what was there before %s goes on serving", failure.message, record.files[path].name or path)
     end
   end
+end
+
+-- Once more if something changes meanwhile.
+local function look_soon(engine, record)
+  if record.settling then return end
+  record.settling = tasks.loop():after(SETTLE, function()
+    record.settling = nil
+    if record.looking then return look_soon(engine, record) end
+    record.looking = true
+    tasks.spawn(function()
+      look(engine)
+      record.looking = false
+    end)
+  end)
 end
 
 -- Looks at all files of policies when one changes. In a program with an event loop.
@@ -260,13 +360,7 @@ function M.watch(engine)
   local record = record_of(engine)
   if not record.watch then
     local message
-    record.watch, message = require("llm.net").files(tasks.loop(), function()
-      if record.settling then return end
-      record.settling = tasks.loop():after(SETTLE, function()
-        record.settling = nil
-        look(engine)
-      end)
-    end)
+    record.watch, message = require("llm.net").files(tasks.loop(), function() look_soon(engine, record) end)
     if not record.watch then return log("%s", message) end
     record.watched = {}
   end

@@ -185,6 +185,43 @@ function M.run(f, ...)
   return unpack(results, 2, results.n)
 end
 
+-- ---- what nobody cancels -------------------------------------------------------------------------------------
+
+-- Starts f(...) as a task that goes on whoever is canceled, and for which any number of others may wait (M.join).
+function M.job(f, ...)
+  local job = { waiting = {} }
+  M.spawn(f, function(_, ...)
+    job.results = { n = select("#", ...), ... }
+    if not next(job.waiting) and job.lost then return job.lost(...) end
+    for task in pairs(job.waiting) do M.wake(task) end
+  end, { lasting = true }, ...)
+  return job
+end
+
+-- In a task: waits for the end of a job; returns its results, raises its error. lost(ok, …) gets the results, or false and
+-- the error, if all who waited were canceled.
+function M.join(job, lost)
+  local me = M.running()
+  while not job.results do
+    job.waiting[me] = true
+    local ok, failure = pcall(M.wait)
+    job.waiting[me] = nil
+    if not ok then
+      job.lost = lost
+      error(failure, 0)
+    end
+  end
+  if not job.results[1] then error(job.results[2], 0) end
+  return unpack(job.results, 2, job.results.n)
+end
+
+-- f(...) as a job, for which the running task waits. In the main program, or in a job: f(...).
+function M.apart(lost, f, ...)
+  local me = M.running()
+  if not me or me.lasting then return f(...) end
+  return M.join(M.job(f, ...), lost)
+end
+
 -- ---- the engine ----------------------------------------------------------------------------------------------
 
 -- Puts the events of an engine's client that wait into the inboxes of their requests. Returns whether there were any,
