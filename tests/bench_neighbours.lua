@@ -10,9 +10,7 @@ local llm = require "llm"
 
 local here = arg[0]:match "^(.*)/" or "."
 package.path = here .. "/lua/?.lua;" .. package.path
-local support = require "support"
-support.program, support.root = arg[-1], here .. "/.."
-local process = require "process"
+local support, process = require "support", require "process"
 
 local opts = llm.options(arg, {
   summary = "Times streams beside runaway scripts.", engine = false,
@@ -28,21 +26,13 @@ function policy.candidates() while true do end end
 return policy
 ]]
 
-local function save(text)
-  local path = os.tmpname()
-  local file = assert(io.open(path, "wb"))
-  file:write(text)
-  file:close()
-  return path
-end
-
 -- serve.lua with a route that loops, and such a limit for handlers (seconds).
 local function script(limit)
   local lines = ([[
 require("llm.task").SOFT, require("llm.task").HARD = %g, %g
 server:get("/loop", function() while true do end end)
 ]]):format(limit, limit)
-  return save((support.slurp(support.root .. "/scripts/serve.lua"):gsub('server:get%("/health"', lines .. "%0", 1)))
+  return support.file((support.slurp(support.root .. "/scripts/serve.lua"):gsub('server:get%("/health"', lines .. "%0", 1)))
 end
 
 local function post(url, body)
@@ -112,10 +102,8 @@ local function loop_of_policy(url)
   assert(post(url, { prompt = "a", max_tokens = 4, policy = "runaway" }).status >= 400)
 end
 
-local policy = save(POLICY)
-local directory = os.tmpname()
-os.remove(directory)
-assert(os.execute(("mkdir %s && mv %s %s/runaway.lua"):format(directory, policy, directory)) == 0)
+local directory = support.directory()
+support.write(directory .. "/runaway.lua", POLICY)
 
 require("llm.task").run(function()
   print(("%d streams, a step of %g ms, %g runaways a second; ms between tokens, without and with"):format(opts.streams,

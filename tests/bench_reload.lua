@@ -9,9 +9,7 @@ local llm = require "llm"
 
 local here = arg[0]:match "^(.*)/" or "."
 package.path = here .. "/lua/?.lua;" .. package.path
-local support = require "support"
-support.program, support.root = arg[-1], here .. "/.."
-local process = require "process"
+local support, process = require "support", require "process"
 
 local opts = llm.options(arg, {
   summary = "Times hot loading.", engine = false,
@@ -24,9 +22,8 @@ local KEY = "bench"
 local source = support.slurp(support.root .. "/scripts/serve.lua")
 
 local function save(path, n)
-  local file = assert(io.open(path, "wb"))
-  file:write((source:gsub('server:get%("/health"', ("server:get('/n', function() return '%d' end)\n%%0"):format(n), 1)))
-  file:close()
+  support.write(path,
+    (source:gsub('server:get%("/health"', ("server:get('/n', function() return '%d' end)\n%%0"):format(n), 1)))
 end
 
 local function ask(server, method, path, body)
@@ -72,9 +69,7 @@ local function begin_streams(server)
 end
 
 local function main()
-  local directory = os.tmpname()
-  os.remove(directory)
-  assert(os.execute("mkdir " .. directory) == 0)
+  local directory = support.directory()
   local path = directory .. "/serve.lua"
   save(path, 0)
   local server = process.start { path, "--model", opts.model, "--host", "127.0.0.1", "--port", "0", "--api-key", KEY,

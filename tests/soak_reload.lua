@@ -11,9 +11,7 @@ local llm = require "llm"
 
 local here = arg[0]:match "^(.*)/" or "."
 package.path = here .. "/lua/?.lua;" .. package.path
-local support = require "support"
-support.program, support.root = arg[-1], here .. "/.."
-local process = require "process"
+local support, process = require "support", require "process"
 
 local opts = llm.options(arg, {
   summary = "Reloads a server's script under streaming clients.", engine = false,
@@ -42,9 +40,7 @@ local mistakes = {
 }
 
 local function save(path, text)
-  local file = assert(io.open(path .. ".new", "wb"))
-  file:write(text)
-  file:close()
+  support.write(path .. ".new", text)
   assert(os.rename(path .. ".new", path))
 end
 
@@ -150,9 +146,7 @@ local function soak(server, path)
 end
 
 local function main()
-  local directory = os.tmpname()
-  os.remove(directory)
-  assert(os.execute("mkdir " .. directory) == 0)
+  local directory = support.directory()
   local path = directory .. "/serve.lua"
   save(path, version(0))
   local server = process.start { path, "--model", opts.model, "--host", "127.0.0.1", "--port", "0", "--api-key", KEY,

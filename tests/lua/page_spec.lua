@@ -8,12 +8,6 @@ local tasks = require "llm.task"
 
 local function in_task(f) return function() tasks.run(f) end end
 
-local function write(path, text)
-  local file = assert(io.open(path, "wb"))
-  file:write(text)
-  file:close()
-end
-
 local function shell(command) return (support.shell(command).out:gsub("%s+$", "")) end
 
 local script = 'local llm = require "llm"\nlocal server = llm.server{ host = "127.0.0.1", port = 0, api_key = "k" }\n'
@@ -21,11 +15,9 @@ local script = 'local llm = require "llm"\nlocal server = llm.server{ host = "12
 
 -- A server of a script in a directory, with the page; gone when the task ends. engine: anything with info and stats.
 local function open(engine)
-  local directory = os.tmpname()
-  os.remove(directory)
-  assert(os.execute("mkdir " .. directory) == 0)
+  local directory = support.directory()
   local path = directory .. "/script.lua"
-  write(path, script:format "first")
+  support.write(path, script:format "first")
   local server = llm.server { host = "127.0.0.1", port = 0, api_key = "k" }
   local lines = {}
   access_log.attach(server, { log = { write = function(_, line) lines[#lines + 1] = line end } })
@@ -120,7 +112,7 @@ describe("/admin/file", function()
 
   it("knows no other file, however it is called", quietly(function()
     local s = open(fake)
-    write(s.directory .. "/secret", "secret")
+    support.write(s.directory .. "/secret", "secret")
     assert(os.execute(("ln -s %s/secret %s/link.lua"):format(s.directory, s.directory)) == 0)
     for _, path in ipairs { "/etc/passwd", s.directory .. "/secret", s.directory .. "/link.lua", s.directory .. "/./script.lua",
                             s.directory .. "/../" .. s.path:match "[^/]+/[^/]+$", "script.lua", s.directory, "" } do

@@ -474,9 +474,7 @@ end)
 describe("a server's policies", function()
   local function with_directory(f)
     return function()
-      local directory = os.tmpname()
-      os.remove(directory)
-      assert(os.execute("mkdir " .. directory) == 0)
+      local directory = support.directory()
       local stderr, lines = io.stderr, {}
       io.stderr = { write = function(_, text) lines[#lines + 1] = text end }
       local ok, message = pcall(tasks.run, f, directory, lines)
@@ -487,10 +485,8 @@ describe("a server's policies", function()
   end
 
   local function write(directory, rank)
-    local file = assert(io.open(directory .. "/ranked.lua", "wb"))
-    file:write(('local p = require("llm").policy "ranked"\nfunction p.candidates(c) return c[%s].token end\n')
-      :format(rank))
-    file:close()
+    support.write(directory .. "/ranked.lua",
+      ('local p = require("llm").policy "ranked"\nfunction p.candidates(c) return c[%s].token end\n'):format(rank))
   end
 
   it("are loaded from a directory, and again when a file changes", with_directory(function(directory, lines)

@@ -5,13 +5,9 @@ local script = require "llm.script"
 local support = require "support"
 local tasks = require "llm.task"
 
-local function in_task(f) return function() tasks.run(f) end end
+local write = support.write
 
-local function write(path, text)
-  local file = assert(io.open(path, "wb"))
-  file:write(text)
-  file:close()
-end
+local function in_task(f) return function() tasks.run(f) end end
 
 local head = 'local llm = require "llm"\nlocal server = llm.server{ host = "127.0.0.1", port = 0, api_key = "k" }\n'
 
@@ -32,9 +28,7 @@ end
 
 -- A directory with a script in it, a server and its manager; all gone when the task ends.
 local function open(text, options)
-  local directory = os.tmpname()
-  os.remove(directory)
-  assert(os.execute("mkdir " .. directory) == 0)
+  local directory = support.directory()
   local path = directory .. "/script.lua"
   write(path, text or "")
   local server = llm.server { host = "127.0.0.1", port = 0, api_key = "k" }

@@ -5,10 +5,7 @@ local llm = require "llm"
 
 local here = arg[0]:match("^(.*)/") or "."
 package.path = here .. "/?.lua;" .. package.path
-local support = require "support"
-local function absolute(path) return path:sub(1, 1) == "/" and path or os.getenv("PWD") .. "/" .. path end
-support.program = absolute(arg[-1])
-support.root = absolute(here .. "/../..")
+require "support" -- sees arg as it is now
 
 local given = { unpack(arg) }
 if not (given[1] and given[1]:sub(1, 1) ~= "-") then table.insert(given, 1, here) end

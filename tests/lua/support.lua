@@ -1,6 +1,11 @@
--- What several specs need: the program, the default model, running commands.
+-- What several specs need, and what measures a server from outside: the program, the default model, files, running
+-- commands.
 
 local M = {}
+
+local function absolute(path) return path:sub(1, 1) == "/" and path or os.getenv "PWD" .. "/" .. path end
+M.program = absolute(arg[-1])
+M.root = absolute(debug.getinfo(1, "S").source:match "^@(.*)/" .. "/../..")
 
 local function quote(word) return "'" .. tostring(word):gsub("'", "'\\''") .. "'" end
 
@@ -12,16 +17,28 @@ local function slurp(path)
 end
 M.slurp = slurp
 
--- A file with this text, removed at the end of the process's temporary life by its maker: call os.remove.
+function M.write(path, text)
+  local file = assert(io.open(path, "wb"))
+  file:write(text)
+  file:close()
+end
+
+-- A new file with this text; who asked for it removes it.
 function M.file(text, suffix)
   local path = os.tmpname()
   if suffix then
     os.remove(path)
     path = path .. suffix
   end
-  local file = assert(io.open(path, "wb"))
-  file:write(text)
-  file:close()
+  M.write(path, text)
+  return path
+end
+
+-- A new directory; likewise.
+function M.directory()
+  local path = os.tmpname()
+  os.remove(path)
+  assert(os.execute("mkdir " .. path) == 0)
   return path
 end
 

@@ -28,12 +28,6 @@ server:run(function() io.stderr:write("at ", server:url(), "\n") end)
 engine:close()
 ]]
 
-local function write(path, text)
-  local file = assert(io.open(path, "wb"))
-  file:write(text)
-  file:close()
-end
-
 -- Starts the program; returns {url, path, log, pid}. words: more of its arguments.
 local function start(extra, words)
   local path, log = support.file(SCRIPT:format(extra or ""), ".lua"), os.tmpname()
@@ -154,7 +148,7 @@ describe("workers", function()
 
   it("load a script all together", with(nil, nil, function(p)
     local text = support.slurp(p.path)
-    write(p.path, (text:gsub("return tostring%(%(llm.worker%(%)%)%)", 'return "new"')))
+    support.write(p.path, (text:gsub("return tostring%(%(llm.worker%(%)%)%)", 'return "new"')))
     local reply = assert(llm.fetch(p.url .. "/admin/reload", { method = "POST", headers = KEY }))
     assert.equal(200, reply.status)
     local seen, others = who(p, 60)
@@ -170,7 +164,7 @@ describe("workers", function()
   end))
 
   it("keep the old script in all if one of them cannot load the new one", with(nil, nil, function(p)
-    write(p.path, SCRIPT:format 'if llm.worker() == 3 then error "not in the third" end')
+    support.write(p.path, SCRIPT:format 'if llm.worker() == 3 then error "not in the third" end')
     local reply = assert(llm.fetch(p.url .. "/admin/reload", { method = "POST", headers = KEY }))
     assert.equal(422, reply.status)
     local seen, others = who(p, 60)
@@ -190,7 +184,7 @@ describe("workers", function()
   end))
 
   it("give up a script that does not end in one of them", with(nil, nil, function(p)
-    write(p.path, SCRIPT:format "if llm.worker() == 2 then while true do end end")
+    support.write(p.path, SCRIPT:format "if llm.worker() == 2 then while true do end end")
     local reply = assert(llm.fetch(p.url .. "/admin/reload", { method = "POST", headers = KEY, idle_timeout = 60 }))
     assert.equal(422, reply.status)
     local failure = llm.json.decode(reply.body)
