@@ -1,5 +1,6 @@
 /* The device: opening it, its memory, copies, marks and recorded steps. */
 
+#include "kernels/cuda/exchange.cuh"
 #include "kernels/cuda/linear.cuh"
 
 #include <cstdio>
@@ -179,84 +180,6 @@ static llm_status device_wait_mark(struct backend *be, int mark)
     return cuda_check(cu, cudaEventSynchronize(cu->marks[mark]), "running a step");
 }
 
-/* ---- exchanges ------------------------------------------------------------------------------------------
- */
-
-static cudaError_t open_exchange(struct cuda_exchange *x)
-{
-    cudaError_t e = cudaStreamCreateWithFlags(&x->out, cudaStreamNonBlocking);
-    if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&x->in, cudaStreamNonBlocking);
-    if (e == cudaSuccess) e = cudaEventCreateWithFlags(&x->begun, cudaEventDisableTiming);
-    if (e == cudaSuccess) e = cudaEventCreateWithFlags(&x->returned, cudaEventDisableTiming);
-    if (e == cudaSuccess) e = cudaEventCreateWithFlags(&x->ended, cudaEventDisableTiming);
-    for (int i = 0; i < EXCHANGE_TICKETS && e == cudaSuccess; i++)
-        e = cudaEventCreateWithFlags(&x->fetched[i], cudaEventDisableTiming);
-    return e;
-}
-
-static void close_exchange(struct cuda_exchange *x)
-{
-    for (cudaEvent_t fetched : x->fetched)
-        if (fetched) cudaEventDestroy(fetched);
-    if (x->begun) cudaEventDestroy(x->begun);
-    if (x->returned) cudaEventDestroy(x->returned);
-    if (x->ended) cudaEventDestroy(x->ended);
-    if (x->out) cudaStreamDestroy(x->out);
-    if (x->in) cudaStreamDestroy(x->in);
-}
-
-/* What is put into `later` from now on waits for what is in `sooner`. */
-static cudaError_t order(cudaStream_t sooner, cudaEvent_t event, cudaStream_t later)
-{
-    cudaError_t e = cudaEventRecord(event, sooner);
-    return e == cudaSuccess ? cudaStreamWaitEvent(later, event, 0) : e;
-}
-
-static llm_status device_begin_exchange(struct backend *be)
-{
-    struct cuda_backend *cu = cuda_of(be);
-    if (cu->failed) return LLM_EFAILED;
-    memset(cu->exchange.used, 0, sizeof cu->exchange.used);
-    return cuda_check(cu, order(cu->stream, cu->exchange.begun, cu->exchange.out), "an exchange of rows");
-}
-
-static llm_status device_fetch(struct backend *be, int32_t ticket, void *to, const void *from, size_t bytes)
-{
-    struct cuda_backend *cu = cuda_of(be);
-    struct cuda_exchange *x = &cu->exchange;
-    if (cu->failed) return LLM_EFAILED;
-    cudaError_t e = x->used[ticket] ? order(x->in, x->returned, x->out) : cudaSuccess;
-    if (e == cudaSuccess) e = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, x->out);
-    if (e == cudaSuccess) e = cudaEventRecord(x->fetched[ticket], x->out);
-    return cuda_check(cu, e, "fetching a row");
-}
-
-static llm_status device_await(struct backend *be, int32_t ticket)
-{
-    struct cuda_backend *cu = cuda_of(be);
-    if (cu->failed) return LLM_EFAILED;
-    return cuda_check(cu, cudaEventSynchronize(cu->exchange.fetched[ticket]), "fetching a row");
-}
-
-static llm_status device_give_back(struct backend *be, int32_t ticket, void *to, const void *from,
-                                   size_t bytes)
-{
-    struct cuda_backend *cu = cuda_of(be);
-    struct cuda_exchange *x = &cu->exchange;
-    if (cu->failed) return LLM_EFAILED;
-    x->used[ticket] = 1;
-    if (bytes == 0) return LLM_OK;
-    return cuda_check(cu, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, x->in),
-                      "giving back a row");
-}
-
-static llm_status device_end_exchange(struct backend *be)
-{
-    struct cuda_backend *cu = cuda_of(be);
-    if (cu->failed) return LLM_EFAILED;
-    return cuda_check(cu, order(cu->exchange.in, cu->exchange.ended, cu->stream), "an exchange of rows");
-}
-
 /* ---- recorded steps -------------------------------------------------------------------------------------
  */
 
@@ -351,7 +274,7 @@ static void cuda_close(struct backend *be)
     cuda_graphs_close(cu);
     for (cudaEvent_t mark : cu->marks)
         if (mark) cudaEventDestroy(mark);
-    close_exchange(&cu->exchange);
+    exchange_close(&cu->exchange);
     if (cu->stream) cudaStreamDestroy(cu->stream);
     mem_free(cu);
 }
@@ -388,11 +311,11 @@ static struct device_ops make_device_table(void)
     d.copy_in = device_copy_in;
     d.copy_out = device_copy_out;
     d.copy_out_rows = device_copy_out_rows;
-    d.begin_exchange = device_begin_exchange;
-    d.fetch = device_fetch;
-    d.await = device_await;
-    d.give_back = device_give_back;
-    d.end_exchange = device_end_exchange;
+    d.begin_exchange = cuda_begin_exchange;
+    d.fetch = cuda_fetch;
+    d.await = cuda_await;
+    d.give_back = cuda_give_back;
+    d.end_exchange = cuda_end_exchange;
     d.set_mark = device_set_mark;
     d.wait_mark = device_wait_mark;
     d.begin = device_begin;
@@ -490,7 +413,7 @@ static llm_status open_device(struct cuda_backend *cu, const struct cuda_options
     e = cudaStreamCreateWithFlags(&cu->stream, cudaStreamNonBlocking);
     for (cudaEvent_t &mark : cu->marks)
         if (e == cudaSuccess) e = cudaEventCreateWithFlags(&mark, cudaEventDisableTiming);
-    if (e == cudaSuccess) e = open_exchange(&cu->exchange);
+    if (e == cudaSuccess) e = exchange_open(&cu->exchange);
     return e == cudaSuccess
                ? LLM_OK
                : llm_fail(err, LLM_EFAILED, "CUDA device %d: %s", options->device, cudaGetErrorString(e));

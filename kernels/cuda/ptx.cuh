@@ -1,8 +1,8 @@
 #ifndef LLM_KERNELS_CUDA_PTX_CUH
 #define LLM_KERNELS_CUDA_PTX_CUH
 
-/* Machine instructions that CUDA C++ has no name for: asynchronous copies,
- * matrix fragments, tensor-core products of a warp. sm_80 and later. */
+/* Machine instructions that CUDA C++ has no name for: asynchronous copies, matrix fragments, tensor-core
+ * products of a warp. sm_80 and later; those of Hopper are in hopper.cuh. */
 
 #include "kernels/cuda/cuda.cuh"
 
@@ -89,7 +89,7 @@ template <> __device__ __forceinline__ uint32_t pack<__half>(float a, float b)
     return r;
 }
 
-/* 2^x to 2 ulp; 0 for -inf. */
+/* 2^x within 2 ulp; 0 below -126. */
 __device__ __forceinline__ float exp2_fast(float x)
 {
     float r;

@@ -4,7 +4,7 @@
 /* A row of logits in the hands of one block of ROW_THREADS threads: passes over it, sums and extremes over
  * the block, and the weights of sampling as the host computes them. */
 
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/ptx.cuh"
 
 #include <cfloat>
 
@@ -183,14 +183,6 @@ static __device__ __forceinline__ struct own own_max(const float *x, int n)
 /* ---- numbers --------------------------------------------------------------------------------------------
  */
 
-/* 2^x within 2 ulp, 0 below -126. */
-static __device__ __forceinline__ float exp2_fast(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 /* A sum of 2^(scale x) over numbers that come piece by piece, relative to the largest so far. -inf and NaN
  * add nothing. Two sums can be made one: that with the larger max, plus the other times 2^(scale (max' -
  * max)). */
@@ -229,8 +221,8 @@ static __device__ __forceinline__ float from_ordered(uint32_t key)
     return __uint_as_float(key >> 31 ? key ^ 1u << 31 : ~key);
 }
 
-/* exp(x) for x <= 0, to the bit as the host's (core/engine/rowmath.c: Cephes' polynomial, nothing
- * contracted); 0 below -87. For lists that are ordered by weight; a few ulp from expf, which is what sums
+/* exp(x) for x <= 0, to the bit as the host's (exp_core of core/graph/elementary.h, which this compiler would
+ * contract); 0 below -87. For lists that are ordered by weight; a few ulp from expf, which is what sums
  * take. */
 static __device__ __forceinline__ float host_exp(float x)
 {

@@ -186,7 +186,7 @@ static llm_status load_part(struct cuda_backend *cu, struct staging *s, const st
     return LLM_OK;
 }
 
-/* ---- */
+/* ---- weights ------------------------------------------------------------------------------------------- */
 
 static llm_status check_part(const struct weight_spec *spec, int32_t i, struct llm_error *err)
 {
