@@ -232,7 +232,8 @@ function Engine:remove_scheduler() handle_of(self):scheduler_remove() end
 -- What is loaded: a list of {name, generation, active, n_users, n_requests, n_calls, n_failures, seconds, on_host}.
 function Engine:policies() return handle_of(self):policies() end
 
--- The policy of requests that name none; nil: none.
+-- The policy of requests that name none; nil: none. A function is called for each of them, with {prompt, params, tenant,
+-- priority, cache_salt}, and returns policy and args.
 function Engine:default_policy(policy, args)
   handle_of(self)
   local ok, message = policies.set_default(self, policy, args)
@@ -276,7 +277,7 @@ local function await(engine, requests)
 end
 
 local function submit(engine, prompt, params, fields)
-  local chain, wrong = policies.chain(engine, params)
+  local chain, wrong = policies.chain(engine, prompt, params, fields)
   if wrong then return nil, wrong, "EINVAL" end
   fields.policies = chain
   local request, message, code = engine.handle:submit(prompt, params, fields)

@@ -239,13 +239,8 @@ local function uses_of(policy, args)
   return uses
 end
 
--- The chain of a request, loading what it needs: a list for the core, nil for none; or nil and a message.
-function M.chain(engine, params)
-  local policy, args = params.policy, params.policy_args
-  if policy == nil and args == nil then
-    local record = records[engine]
-    return record and record.default or nil
-  end
+-- The chain of these, loading what it needs: a list for the core, nil for none; or nil and a message.
+local function resolve(engine, policy, args)
   local uses, message = uses_of(policy, args)
   if not uses then return nil, message end
   for _, use in ipairs(uses) do
@@ -261,14 +256,25 @@ function M.chain(engine, params)
   return #uses > 0 and uses or nil
 end
 
--- The policy of requests that name none; nil: none. policy, args: as in a request. true, or nil and a message.
+-- The chain of a request with these sampling parameters. Results as of resolve.
+function M.chain(engine, prompt, params, fields)
+  local policy, args = params.policy, params.policy_args
+  if policy ~= nil or args ~= nil then return resolve(engine, policy, args) end
+  local default = records[engine] and records[engine].default
+  if type(default) ~= "function" then return default end
+  return resolve(engine, default { prompt = prompt, params = params, tenant = fields.tenant,
+                                   priority = fields.priority, cache_salt = fields.cache_salt })
+end
+
+-- The policy of requests that name none; nil: none. policy, args: as in a request; or a function that is called for each
+-- of them and returns these. true, or nil and a message.
 function M.set_default(engine, policy, args)
-  local uses, message
-  if policy ~= nil then
-    uses, message = M.chain(engine, { policy = policy, policy_args = args })
-    if not uses then return nil, message end
+  local default, message = policy, nil
+  if policy ~= nil and type(policy) ~= "function" then
+    default, message = resolve(engine, policy, args)
+    if message then return nil, message end
   end
-  record_of(engine).default = uses
+  record_of(engine).default = default
   return true
 end
 

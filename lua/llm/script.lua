@@ -148,13 +148,16 @@ end
 
 -- ---- running it ----------------------------------------------------------------------------------------------
 
--- Around each run of the task: what is loaded has until the load's deadline.
+-- Seconds that a script which is loaded may run without a wait: so long this thread's streams may have to stand still.
+local RUN_SECONDS = 1
+
+-- Around each run of the task: what is loaded has so long, and no longer than until the load's deadline.
 local function guard(load)
   local jit_was_on
   return function(entering)
     if entering then
       M.current = load
-      load.account:limit(nil, math.max(load.deadline - core.now(), 1e-3))
+      load.account:limit(nil, math.max(math.min(load.deadline - core.now(), RUN_SECONDS), 1e-3))
       if not core.checks_hooks then -- a compiled loop would not notice the deadline: nothing new is compiled
         jit_was_on = jit.status()
         jit.off()
@@ -182,7 +185,8 @@ function M.run(load, f)
   local me, ended, ok, failure = tasks.running(), false, nil, nil
   local function on_end(_, fine, message, killed)
     if killed then
-      message = ("%s: the script has not loaded within %g s"):format(message:match "^(.-): stopped: ", load.seconds)
+      message = ("%s: the script has not loaded within %g s; it waits for nothing"):format(
+        message:match "^(.-): stopped: ", math.min(load.seconds, RUN_SECONDS))
     end
     ended, ok, failure = true, fine, message
     tasks.wake(me)

@@ -196,6 +196,23 @@ function task.own(resource, close) end
 ---@param resource any
 function task.disown(resource) end
 
+---Starts f(...) as a task that goes on whoever is canceled, and for which any number of others may wait.
+---@param f fun(...): ...
+---@return table job
+function task.job(f, ...) end
+
+---In a task: waits for the end of a job; returns its results, raises its error.
+---@param job table
+---@param lost? fun(ok: boolean, ...: any) gets its results or its error if all who waited were canceled
+---@return any ...
+function task.join(job, lost) end
+
+---f(...) as a job, for which the running task waits. In the main program, or in a job: f(...).
+---@param lost? fun(ok: boolean, ...: any) as of join
+---@param f fun(...): ...
+---@return any ...
+function task.apart(lost, f, ...) end
+
 ---What the running task does from now on is this account's.
 ---@param account userdata
 function task.account(account) end

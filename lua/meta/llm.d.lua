@@ -225,7 +225,8 @@ function Engine:reset_prefix_cache() end
 function Engine:close() end
 
 ---Loads a policy: a file's path, the name of one that comes with the program, or a name and its Lua text. Requests
----submitted from now on get it by its name. Raises if it does not load: what was there before goes on.
+---submitted from now on get it by its name. Raises if it does not load: what was there before goes on. In a task of the event
+---loop (a handler) the others run while another thread loads it, compiler and all; a plain script blocks.
 ---@param source string
 ---@param text? string
 ---@param options? {deadline?: number, load_seconds?: number, memory?: number} seconds a call of a hook may take (0.1), and a load (1); bytes of its Lua state (256 MiB)
@@ -254,10 +255,19 @@ function Engine:remove_policy(name) end
 ---@return llm.PolicyInfo[]
 function Engine:policies() end
 
----The policy of requests that name none; nil: none.
----@param policy? string|(string|llm.PolicyUse)[]
+---The policy of requests that name none; nil: none. A function is called for each such request, before it is submitted, and
+---returns policy and args, or nil for none.
+---@param policy? string|(string|llm.PolicyUse)[]|fun(request: llm.PolicyChoice): (string|(string|llm.PolicyUse)[])?, table?
 ---@param args? table<string, any>
 function Engine:default_policy(policy, args) end
+
+---A request that names no policy. Not to be changed.
+---@class llm.PolicyChoice
+---@field prompt string|integer[]
+---@field params llm.SamplingParams
+---@field tenant? string
+---@field priority? integer
+---@field cache_salt? string
 
 ---@class llm.PolicyUse
 ---@field name string

@@ -150,6 +150,31 @@ return policy]])
     engine():default_policy(nil)
     assert.same(plain, ids{})
   end)
+
+  it("are chosen by a function where the engine is told so", function()
+    load("ranked", [[-- { rank = 2 }
+      function policy.candidates(c, req) return c[req.params.rank].token end]])
+    local plain, third = ids{}, ids{ policy = "ranked", policy_args = { rank = 3 } }
+    local seen = {}
+    engine():default_policy(function(request)
+      seen[#seen + 1] = request
+      if request.tenant == "lab" then return "ranked", { rank = 3 } end
+    end)
+    local function of(tenant, params)
+      params.temperature, params.max_tokens = 0, 8
+      return engine():generate(PROMPT, params, { progress = false, tenant = tenant })[1].outputs[1].token_ids
+    end
+    assert.same(third, of("lab", {}))
+    assert.same(plain, of("shop", {}))
+    assert.equal(2, #seen)
+    assert.same({ PROMPT, "lab", 8 }, { seen[1].prompt, seen[1].tenant, seen[1].params.max_tokens })
+    assert.same(plain, of("lab", { policy = {} })) -- who names one, or none, is not asked for
+    assert.equal(2, #seen)
+    engine():default_policy(function() return "no_such_policy" end)
+    assert.truthy(failure_of{}:find("policy 'no_such_policy' does not exist", 1, true))
+    engine():default_policy {}
+    assert.same(plain, ids{})
+  end)
 end)
 
 describe("a request", function()
