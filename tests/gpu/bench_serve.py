@@ -6,7 +6,7 @@ usage: bench_serve.py LLMLUA SERVE_LUA CONFIG_DIR [CLIENTS,CLIENTS...] [PROMPT_T
 
 The model has random weights and a made-up vocabulary, so that every token is a word of text and gets an event of its own.
 """
-import asyncio, json, os, random, re, shutil, subprocess, sys, tempfile, time
+import asyncio, json, os, random, re, shutil, signal, subprocess, sys, tempfile, threading, time
 import aiohttp
 
 llmlua, serve, config = sys.argv[1:4]
@@ -84,6 +84,8 @@ async def level(url, clients):
     return row
 
 
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ended, it ends the server too, which has the device
+
 with tempfile.TemporaryDirectory() as path:
     make_model(path)
     server = subprocess.Popen([llmlua, serve, "--model", path, "--load-format", "dummy", "--device", device,
@@ -98,7 +100,10 @@ with tempfile.TemporaryDirectory() as path:
             break
         print(line, end="")
     if not url:
+        server.kill()
         raise SystemExit("the server did not start")
+    # The server's log of requests: unread, it fills the pipe, and the server waits.
+    threading.Thread(target=lambda: [None for _ in server.stderr], daemon=True).start()
     try:
         rows = [asyncio.run(level(url, n)) for n in levels]
     finally:
