@@ -7,10 +7,12 @@
 #include "engine/engine.h"
 
 #include "api.h"
+#include "policy_loader.h"
 #include "state.h"
 
 #include <lauxlib.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -452,6 +454,42 @@ static void requests_wait_for_one_load(void **state)
               "for i = 1, 6 do assert(answers[i] == answers[1] and #answers[i] > 0) end\n");
 }
 
+/* A file that several look at: one load of each text, and in the end the last text serves. */
+static void a_file_is_loaded_once_for_each_text(void **state)
+{
+    (void)state;
+    in_a_task("local policies, path = require 'llm.policy', os.tmpname()\n"
+              "local function write(text)\n"
+              "  local file = io.open(path, 'w')\n"
+              "  file:write(text)\n"
+              "  file:close()\n"
+              "end\n"
+              "local results, n = {}, 0\n"
+              "local function look()\n"
+              "  tasks.spawn(function()\n"
+              "    local ok, failure = policies.reload_file(engine, path)\n"
+              "    results[#results + 1] = ok or failure.message\n"
+              "    n = n + 1\n"
+              "  end)\n"
+              "end\n"
+              "latch(true)\n"
+              "write(best)\n"
+              "look() look()\n"
+              "await(in_compiler)\n"
+              "write(second)\n"
+              "look() look()\n"
+              "assert(n == 0)\n"
+              "latch(false)\n"
+              "await(function() return n == 4 end)\n"
+              "os.remove(path)\n"
+              "for i = 1, 4 do assert(results[i] == true, results[i]) end\n"
+              "local _, n_compiled = latch()\n"
+              "assert(n_compiled == 2 and active() == 2)\n"
+              "local of_file = ids()\n"
+              "engine:load_policy('which', second)\n"
+              "assert(ids() == of_file)\n");
+}
+
 /* Outside of the event loop a load blocks, as anything else does there. */
 static void a_plain_script_waits(void **state)
 {
@@ -463,6 +501,31 @@ static void a_plain_script_waits(void **state)
             "name, generation = engine:load_policy('which', second)\n"
             "assert(generation == 2 and ids() ~= want)\n",
             "engine:close()");
+}
+
+static void without_memory_a_load_is_refused(void **state)
+{
+    (void)state;
+    struct llm_engine *e = start();
+    struct policy_loader *loader = NULL;
+    struct policy_load load = {.chunk_name = "=which", .text = "", .limits.memory = 64 << 20};
+    uint64_t number = 0;
+    mem_fail_at(1);
+    assert_int_equal(policy_loader_open(e, &loader, NULL), LLM_ENOMEM);
+    mem_fail_at(0);
+    assert_null(loader);
+    assert_int_equal(policy_loader_open(e, &loader, NULL), LLM_OK);
+    mem_fail_at(1);
+    assert_int_equal(policy_loader_ask(loader, &load, &number, NULL), LLM_ENOMEM);
+    mem_fail_at(0);
+    assert_null(policy_loader_take(loader));
+    assert_int_equal(policy_loader_ask(loader, &load, &number, NULL), LLM_OK);
+    const struct policy_load *loaded = NULL;
+    while (!(loaded = policy_loader_take(loader))) sched_yield();
+    assert_int_equal(loaded->asked, number);
+    assert_int_equal(loaded->err.status, LLM_EINVAL);
+    policy_loader_close(loader);
+    llm_engine_close(e);
 }
 
 int main(void)
@@ -478,7 +541,9 @@ int main(void)
         cmocka_unit_test(failures_reach_who_asked_or_the_log),
         cmocka_unit_test(an_engine_may_be_closed_meanwhile),
         cmocka_unit_test(requests_wait_for_one_load),
+        cmocka_unit_test(a_file_is_loaded_once_for_each_text),
         cmocka_unit_test(a_plain_script_waits),
+        cmocka_unit_test(without_memory_a_load_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
