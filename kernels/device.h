@@ -98,7 +98,7 @@ struct device_ops {
     llm_status (*intake)(struct backend *be, const struct intake_args *a);
     llm_status (*feed)(struct backend *be, const struct feed_args *a);
     llm_status (*deliver)(struct backend *be, const struct deliver_args *a);
-    const struct sampling_ops *sampling; /* null: the host samples */
+    const struct sampling_ops *sampling;
 
     /* Between record and recorded, ops are noted and not run; replay runs them. */
     llm_status (*record)(struct backend *be);

@@ -163,6 +163,16 @@ struct sample_args {
     struct sample_logprob *logprobs;     /* [n, 1 + SAMPLE_MAX_LOGPROBS] */
 };
 
+/* Rows of prompts, each with the token that follows it: as the logprobs stage, with as many of the likeliest
+ * for all. */
+struct score_args {
+    int32_t n, vocab_size, n_logprobs; /* 0 .. SAMPLE_MAX_LOGPROBS */
+    const int32_t *tokens;             /* [n] */
+    const float *logits;               /* [n, logits_stride] raw */
+    int64_t logits_stride;
+    struct sample_logprob *out; /* [n, 1 + n_logprobs]: of the token, then the likeliest */
+};
+
 /* ---- policy graphs ------------------------------------------------------------------------------------- */
 
 struct device_graph;      /* a compiled graph */
@@ -183,6 +193,7 @@ struct sampling_ops {
     llm_status (*sample)(struct backend *be, const struct sample_args *a);
     llm_status (*candidates)(struct backend *be, const struct sample_args *a);
     llm_status (*logprobs)(struct backend *be, const struct sample_args *a);
+    llm_status (*score)(struct backend *be, const struct score_args *a); /* no stage; n >= 1 */
 
     /* Any thread, while the engine's thread works. Takes up to a second, or a millisecond if it is in the
      * cache of compiled graphs. g must live until graph_close. Errors: LLM_EUNSUP (no compiler here, or more

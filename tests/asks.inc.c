@@ -74,6 +74,7 @@ struct ask {
     struct llm_request *request;
     int32_t got[MAX_N][MAX_OUTPUT], n_got[MAX_N];
     uint64_t logprobs[MAX_N]; /* hash of all that came */
+    uint64_t scores;          /* of those of the prompt */
     enum llm_finish_reason finish[MAX_N];
     char error[160];
     int done;
@@ -105,7 +106,7 @@ static void ask_for_more(struct ask *a, int32_t kind)
     case 4:
         for (int32_t i = 0; i < 30; i++)
             a->bias[i] = (struct llm_token_bias){(3 * i + 1) % VOCAB, (float)below(9) - 4};
-        if (chance(10)) a->bias[1].token = a->bias[0].token; /* for the host */
+        if (chance(10)) a->bias[1].token = a->bias[0].token;
         p->logit_bias = a->bias;
         p->n_logit_bias = (size_t)(1 + below(30));
         break;
@@ -115,11 +116,17 @@ static void ask_for_more(struct ask *a, int32_t kind)
         p->bad_words = a->bad_words;
         p->n_bad_words = (size_t)(1 + below(4));
         break;
-    default:
-        p->prompt_logprobs = 2;
+    case 6:
+        p->prompt_logprobs = chance(90) ? below(21) : LLM_LOGPROBS_ALL;
+        a->spec.prompt_logprobs_start = chance(30) ? below(a->n_prompt + 1) : 0;
+        break;
+    default: /* too many for a device */
+        p->logprobs = chance(50) ? SAMPLE_MAX_LOGPROBS + 1 : LLM_LOGPROBS_ALL;
         break;
     }
 }
+
+enum { ALL_MORE = 8, DEVICE_MORE = 6 /* kinds; those that a device does by itself */ };
 
 static void think_of(struct ask *a, int32_t number)
 {
@@ -152,23 +159,36 @@ static void think_of(struct ask *a, int32_t number)
     p->n_stop_token_ids = chance(30) ? 2 : 0;
 }
 
+static void hash_logprobs(uint64_t *hash, const struct llm_logprob *list, size_t n)
+{
+    for (size_t i = 0; list && i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &list[i].logprob, sizeof bits);
+        *hash = fake_mix(*hash * 31 + (uint32_t)list[i].token + ((uint64_t)(uint32_t)list[i].rank << 20) +
+                         ((uint64_t)bits << 32));
+    }
+}
+
 static void take(struct ask *a, const struct llm_event *ev)
 {
     assert_true(a->n_got[ev->index] + (int32_t)ev->n_tokens <= MAX_OUTPUT);
     memcpy(a->got[ev->index] + a->n_got[ev->index], ev->tokens, sizeof(int32_t) * ev->n_tokens);
     a->n_got[ev->index] += (int32_t)ev->n_tokens;
-    for (size_t i = 0; ev->logprobs && i < ev->n_tokens * (size_t)ev->n_logprobs; i++) {
-        const struct llm_logprob *l = &ev->logprobs[i];
-        uint32_t bits;
-        memcpy(&bits, &l->logprob, sizeof bits);
-        uint64_t *hash = &a->logprobs[ev->index];
-        *hash = fake_mix(*hash * 31 + (uint32_t)l->token + ((uint64_t)(uint32_t)l->rank << 20) +
-                         ((uint64_t)bits << 32));
-    }
+    hash_logprobs(&a->logprobs[ev->index], ev->logprobs, ev->n_tokens * (size_t)ev->n_logprobs);
     if (ev->finish != LLM_FINISH_NONE) a->finish[ev->index] = ev->finish;
     if (ev->finish != LLM_FINISH_ERROR) return;
     if (!a->may_fail) fail_msg("%s", ev->error->message);
     snprintf(a->error, sizeof a->error, "%.159s", ev->error->message);
+}
+
+/* Of a prompt that has been read. */
+static void take_scores(struct ask *a)
+{
+    struct llm_request_info info;
+    if (a->n_got[0] == 0) return;
+    llm_request_info(a->request, &info);
+    hash_logprobs(&a->scores, info.prompt_logprobs,
+                  info.n_prompt_logprob_rows * (size_t)info.n_prompt_logprobs);
 }
 
 /* Submits them, some at a time; with `cancels`, those that are to be cancelled are. */
@@ -194,6 +214,7 @@ static void run_all(struct llm_engine *e, struct ask *asks, int32_t n, int32_t a
         }
         int stop = cancels && a->cancel_at >= 0 && a->n_got[0] >= a->cancel_at;
         if (ev.request_done || (stop && a->releases)) {
+            take_scores(a);
             a->done = 1;
             live--;
             llm_release(a->request);
@@ -220,6 +241,8 @@ static void compare(const struct ask *want, const struct ask *got, int cancels, 
                          got->got[k][i], i < want->n_got[k] ? want->got[k][i] : -1);
         if (!cut && got->logprobs[k] != want->logprobs[k])
             fail_msg("%s: request %d, output %d: other log-probabilities", where, number, k);
+        if (k == 0 && want->n_got[0] && got->n_got[0] && got->scores != want->scores)
+            fail_msg("%s: request %d: other log-probabilities of the prompt", where, number);
         if (!cut && strcmp(got->error, want->error) != 0)
             fail_msg("%s: request %d ends by \"%s\"; on the host \"%s\"", where, number, got->error,
                      want->error);
@@ -231,6 +254,7 @@ static void forget_results(struct ask *a)
     memset(a->got, 0, sizeof a->got);
     memset(a->n_got, 0, sizeof a->n_got);
     memset(a->logprobs, 0, sizeof a->logprobs);
+    a->scores = 0;
     memset(a->finish, 0, sizeof a->finish);
     a->error[0] = 0;
     a->done = 0;

@@ -26,7 +26,7 @@ static struct engine_config config_of(const struct regime *g)
                               .prefix_caching = g->caching,
                               .chunked_prefill = g->chunked,
                               .priority = g->priority,
-                              .max_logprobs = 20,
+                              .max_logprobs = -1,
                               .tokenizer = tokenizer};
     c.end_tokens[c.n_end_tokens++] = 13;
     return c;

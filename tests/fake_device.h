@@ -34,25 +34,29 @@ struct fake_device {
     struct sampled *rows[2];                /* [max_seqs] of a mark */
     struct sample_candidate *candidates[2]; /* [max_seqs, SAMPLE_MAX_CANDIDATES] at most */
     struct sample_logprob *logprobs[2];     /* [max_seqs, 1 + SAMPLE_MAX_LOGPROBS] at most */
-    uint64_t *states;                 /* [max_seqs] hashes behind the rows of a step that waits for hooks */
-    struct fake_seat *seats;          /* [n_seats] */
-    float *tickets[EXCHANGE_TICKETS]; /* [vocab_size] */
-    int fetched[EXCHANGE_TICKETS];    /* 1 + seat: fetched, not given back */
-    int paused;                       /* 1 + mark of a step that waits for its hooks */
-    int refuses_graphs;               /* 1: compiles none; 2: has no memory for arguments */
-    _Atomic int32_t n_graphs, n_args; /* open */
+    struct sample_logprob *scores[2];       /* [max_tokens, 1 + SAMPLE_MAX_LOGPROBS] at most */
+    uint64_t *states;                       /* [max_seqs] hashes behind the rows of the last step */
+    struct fake_seat *seats;                /* [n_seats] */
+    float *tickets[EXCHANGE_TICKETS];       /* [vocab_size] */
+    int fetched[EXCHANGE_TICKETS];          /* 1 + seat: fetched, not given back */
+    int paused;                             /* 1 + mark of a step that waits for its hooks */
+    int refuses_graphs;                     /* 1: compiles none; 2: has no memory for arguments */
+    _Atomic int32_t n_graphs, n_args;       /* open */
     _Atomic uint64_t n_ids;
     struct device_graph *_Atomic closed_graphs;
     struct device_graph_args *_Atomic closed_args;
     int32_t n_fills, n_recovered, n_fetches, n_amended;
-    int32_t *fed;     /* [max_tokens] */
-    int32_t *written; /* [n_pages * page_size] the step that wrote a slot last */
-    int flying[2];    /* 1: launched, not collected */
+    int32_t n_scored, n_raw; /* rows: that score prompts; that the host chose or scored for itself */
+    int32_t *fed;            /* [max_tokens] */
+    int32_t *written;        /* [n_pages * page_size] the step that wrote a slot last */
+    int flying[2];           /* 1: launched, not collected */
+    int raw_gone;            /* 1: the memory of the last step's logits has been used again */
     struct fake_work *first, **end;
     uint64_t luck;
     int32_t eagerness; /* of 100: chance that a piece of work runs before it must */
     int32_t fail_launch_after, fail_collect_after; /* calls; -1: never */
     _Atomic int32_t n_launched;
+    int32_t n_ahead; /* of these while another flew */
     int32_t n_collected, n_run;
     int *closed_in_flight; /* null, or set to 1 if close comes while a step flies */
 };

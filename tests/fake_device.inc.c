@@ -48,6 +48,7 @@ static llm_status fake_check_batch(const struct fake_device *d, const struct bat
 static llm_status fake_check_step(const struct fake_device *d, const struct device_step *step,
                                   struct llm_error *err)
 {
+    const struct fake_model *m = d->model;
     const struct batch *b = step->batch;
     int32_t n_decode = 0, max_query = 0, max_kv = 0;
     for (int32_t s = 0; s < b->n_seqs; s++) {
@@ -72,6 +73,12 @@ static llm_status fake_check_step(const struct fake_device *d, const struct devi
         if (r->slot != step->mark * d->max_seqs + i)
             return llm_fail(err, LLM_EFAILED, "row %d goes to place %d", i, r->slot);
     }
+    for (int32_t i = 0; i < step->n_scored; i++)
+        if (step->scored[i] < 0 || step->scored[i] >= b->n_tokens || step->followers[i] < 0 ||
+            step->followers[i] >= m->vocab_size || step->n_scored > b->n_tokens)
+            return llm_fail(err, LLM_EFAILED, "row %d scores token %d", step->scored[i], step->followers[i]);
+    if (step->n_prompt_logprobs < 0 || step->n_prompt_logprobs > SAMPLE_MAX_LOGPROBS)
+        return llm_fail(err, LLM_EFAILED, "%d log-probabilities of a prompt", step->n_prompt_logprobs);
     return fake_check_asks(d, step, err);
 }
 
@@ -123,6 +130,7 @@ static llm_status fake_run_one(struct fake_device *d, struct llm_error *err)
     if (w->kind == FAKE_COPY) status = fake_copy(d->model, w->from, w->to, err);
     if (w->kind == FAKE_FILL) fake_run_fill(d, w);
     if (w->kind == FAKE_STEP) status = fake_run_batch(d, &w->batch, err);
+    if (w->kind == FAKE_STEP && !status) fake_run_scores(d, &w->step);
     if (w->kind == FAKE_STEP && !status) status = fake_run_rows(d, &w->step, 0, err);
     if (w->kind == FAKE_REST) status = fake_run_rows(d, &w->step, 1, err);
     fake_free_work(w);
@@ -181,6 +189,8 @@ static struct fake_work *fake_stage(const struct device_step *step)
     w->step = *step;
     w->step.rows = fake_copy_of(step->rows, sizeof *step->rows * rows);
     w->step.links = fake_copy_of(step->links, sizeof *step->links * rows * SAMPLE_MAX_ROUNDS);
+    w->step.scored = fake_copy_of(step->scored, sizeof *step->scored * (size_t)step->n_scored);
+    w->step.followers = fake_copy_of(step->followers, sizeof *step->followers * (size_t)step->n_scored);
     w->step.turns = fake_copy_of(step->turns, sizeof *step->turns * (size_t)step->n_turns);
     return w;
 }
@@ -198,7 +208,9 @@ static llm_status fake_launch(void *self, const struct device_step *step, struct
     llm_status status = fake_check_batch(d, step->batch, err);
     if (!status) status = fake_check_step(d, step, err);
     if (status) return status;
+    d->n_ahead += d->flying[!step->mark];
     d->flying[step->mark] = 1;
+    d->raw_gone = 0;
     d->paused = step->hooked ? 1 + step->mark : 0;
     fake_poison(d, step->mark);
     fake_queue(d, fake_stage(step));
@@ -230,7 +242,7 @@ static llm_status fake_collect(void *self, int mark, struct device_results *out,
     if (!status) status = fake_run_until(d, FAKE_REST, mark, err);
     if (status) return status;
     d->flying[mark] = 0;
-    *out = (struct device_results){d->rows[mark], d->candidates[mark], d->logprobs[mark]};
+    *out = (struct device_results){d->rows[mark], d->candidates[mark], d->logprobs[mark], d->scores[mark]};
     return fake_run_some(d, err);
 }
 
@@ -245,25 +257,38 @@ static llm_status fake_device_copy(void *self, int32_t from, int32_t to, struct 
     return fake_run_some(d, err);
 }
 
-/* Rows for the host: all that was queued has run, and all tokens are known. */
-static llm_status fake_device_forward(void *self, const struct batch *batch, struct llm_error *err)
+/* Rows for the host: of the last step, which has been collected. */
+static llm_status fake_check_settled(const struct fake_device *d, struct llm_error *err)
 {
-    struct fake_device *d = self;
-    struct batch b = *batch;
-    llm_status status = fake_check_batch(d, batch, err);
-    if (d->flying[0] || d->flying[1])
-        return llm_fail(err, LLM_EFAILED, "a step for the host while another flies");
-    for (int32_t i = 0; i < batch->n_tokens; i++)
-        if (batch->tokens[i] < 0) return llm_fail(err, LLM_EFAILED, "row %d has no token", i);
-    while (d->first && !status) status = fake_run_one(d, err);
-    return status ? status : fake_run_batch(d, &b, err);
+    int queued = 0;
+    for (const struct fake_work *w = d->first; w; w = w->next)
+        queued |= w->kind == FAKE_STEP || w->kind == FAKE_REST;
+    if (d->flying[0] || d->flying[1] || queued)
+        return llm_fail(err, LLM_EFAILED, "rows of a step are asked for while another flies");
+    return LLM_OK;
 }
 
 static llm_status fake_device_logits(void *self, const int32_t *rows, int32_t n_rows, float *out,
                                      struct llm_error *err)
 {
     struct fake_device *d = self;
-    return fake_model_logits(d->model, rows, n_rows, out, err);
+    llm_status status = fake_check_settled(d, err);
+    d->n_raw += n_rows;
+    d->raw_gone = 1;
+    return status ? status : fake_model_logits(d->model, rows, n_rows, out, err);
+}
+
+static llm_status fake_raw_rows(void *self, const int32_t *places, int32_t n, float *out,
+                                struct llm_error *err)
+{
+    struct fake_device *d = self;
+    llm_status status = fake_check_settled(d, err);
+    size_t width = (size_t)d->model->vocab_size;
+    if (d->raw_gone) return llm_fail(err, LLM_EFAILED, "rows are asked for after others took their memory");
+    d->n_raw += n;
+    for (int32_t i = 0; i < n && !status; i++)
+        fake_row(d->states[places[i]], d->model->vocab_size, out + (size_t)i * width);
+    return status;
 }
 
 /* ---- seats, from the engine ---------------------------------------------------------------------------- */
@@ -461,6 +486,7 @@ static void fake_device_close(void *self)
         free(d->rows[k]);
         free(d->candidates[k]);
         free(d->logprobs[k]);
+        free(d->scores[k]);
     }
     free(d->fed);
     free(d->written);
@@ -501,6 +527,7 @@ struct fake_device *fake_device_new(struct fake_model *m, int32_t max_seqs, int3
         d->rows[k] = calloc(seqs, sizeof **d->rows);
         d->candidates[k] = calloc(seqs * SAMPLE_MAX_CANDIDATES, sizeof **d->candidates);
         d->logprobs[k] = calloc(seqs * (1 + SAMPLE_MAX_LOGPROBS), sizeof **d->logprobs);
+        d->scores[k] = calloc((size_t)m->max_tokens * (1 + SAMPLE_MAX_LOGPROBS), sizeof **d->scores);
     }
     d->fed = malloc(sizeof *d->fed * (size_t)m->max_tokens);
     d->written = calloc((size_t)m->n_pages * (size_t)m->page_size, sizeof *d->written);
@@ -513,15 +540,15 @@ struct engine_model fake_device_table(struct fake_device *d)
 {
     return (struct engine_model){.self = d,
                                  .vocab_size = d->model->vocab_size,
-                                 .forward = fake_device_forward,
                                  .logits = fake_device_logits,
                                  .copy_page = fake_device_copy,
                                  .launch = fake_launch,
                                  .collect = fake_collect,
+                                 .raw_rows = fake_raw_rows,
+                                 .amend = fake_amend,
                                  .seats = {.n = d->n_seats,
                                            .fill = fake_fill,
                                            .variables = fake_variables,
-                                           .amend = fake_amend,
                                            .adjusted = fake_adjusted,
                                            .fetch = fake_fetch,
                                            .await = fake_await,

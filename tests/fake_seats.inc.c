@@ -24,6 +24,8 @@ static void fake_poison(struct fake_device *d, int mark)
     for (size_t i = 0; i < n; i++) d->rows[mark][i].token = FAKE_POISON;
     memset(d->candidates[mark], 0xff, n * SAMPLE_MAX_CANDIDATES * sizeof **d->candidates);
     memset(d->logprobs[mark], 0xff, n * (1 + SAMPLE_MAX_LOGPROBS) * sizeof **d->logprobs);
+    n = (size_t)d->model->max_tokens;
+    memset(d->scores[mark], 0xff, n * (1 + SAMPLE_MAX_LOGPROBS) * sizeof **d->scores);
 }
 
 static void fake_free_work(struct fake_work *w)
@@ -31,6 +33,8 @@ static void fake_free_work(struct fake_work *w)
     free((void *)(uintptr_t)w->step.rows);
     free((void *)(uintptr_t)w->step.links);
     free((void *)(uintptr_t)w->step.turns);
+    free((void *)(uintptr_t)w->step.scored);
+    free((void *)(uintptr_t)w->step.followers);
     if (w->seat) free(w->seat->allowed);
     free(w->seat);
     free(w);
@@ -299,6 +303,20 @@ static void fake_logprobs(struct fake_device *d, const struct device_step *step,
     struct sample_logprob *to = d->logprobs[step->mark] + (size_t)i * (size_t)(1 + step->n_logprobs);
     for (int32_t j = 0; j <= k; j++)
         to[j] = (struct sample_logprob){list[j].token, list[j].rank, list[j].logprob};
+}
+
+static void fake_run_scores(struct fake_device *d, const struct device_step *step)
+{
+    int32_t k = step->n_prompt_logprobs;
+    for (int32_t i = 0; i < step->n_scored; i++) {
+        struct llm_logprob list[1 + SAMPLE_MAX_LOGPROBS];
+        struct sample_logprob *to = d->scores[step->mark] + (size_t)i * (size_t)(1 + k);
+        fake_row(d->model->state[step->scored[i]], d->model->vocab_size, d->logits);
+        sampler_logprobs(&d->sampler, d->logits, step->followers[i], k, list);
+        for (int32_t j = 0; j <= k; j++)
+            to[j] = (struct sample_logprob){list[j].token, list[j].rank, list[j].logprob};
+    }
+    d->n_scored += step->n_scored;
 }
 
 /* One row: all of it, or up to its hooks (before) or from there on (after). */

@@ -46,7 +46,7 @@ struct host_device {
     float *row;
     int32_t vocab_size;
     _Atomic int32_t n_open; /* graphs and arguments */
-    int32_t n_recordings, n_replays, n_fetches, n_fills;
+    int32_t n_recordings, n_replays, n_fetches, n_fills, n_scored;
     uint64_t n_ids;
 };
 
@@ -130,9 +130,11 @@ static void *host_alloc_pinned(struct backend *be, size_t bytes)
     return calloc(1, bytes ? bytes : 1);
 }
 
+/* As CUDA's, it waits for what may use the memory. */
 static void host_free_pinned(struct backend *be, void *p)
 {
     (void)be;
+    host_work_off();
     free(p);
 }
 
@@ -523,6 +525,23 @@ static void host_run_logprobs(void *args)
     }
 }
 
+static void host_run_score(void *args)
+{
+    const struct score_args *a = args;
+    for (int32_t i = 0; i < a->n; i++)
+        sampler_logprobs(&host->sampler, a->logits + (size_t)i * (size_t)a->logits_stride, a->tokens[i],
+                         a->n_logprobs,
+                         (struct llm_logprob *)a->out + (size_t)i * (size_t)(1 + a->n_logprobs));
+    host->n_scored += a->n;
+}
+
+static llm_status host_score(struct backend *be, const struct score_args *a)
+{
+    (void)be;
+    host_put(host_run_score, a, sizeof *a);
+    return LLM_OK;
+}
+
 #define STAGE(stage)                                                                                         \
     static llm_status host_##stage(struct backend *be, const struct sample_args *a)                          \
     {                                                                                                        \
@@ -677,6 +696,7 @@ static const struct sampling_ops host_sampling = {.fill_seats = host_fill_seats,
                                                   .sample = host_sample,
                                                   .candidates = host_candidates,
                                                   .logprobs = host_logprobs,
+                                                  .score = host_score,
                                                   .graph_compile = host_graph_compile,
                                                   .graph_close = host_graph_close,
                                                   .graph_id = host_graph_id,

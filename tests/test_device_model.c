@@ -29,6 +29,7 @@ static struct llm_engine_options options_of(void)
     o.threads = 1;
     o.block_size = 16;
     o.max_model_len = 256;
+    o.max_logprobs = -1;
     o.max_num_seqs = 24;
     o.max_num_batched_tokens = 96;
     o.kv_cache_memory = 3 << 20;
@@ -69,7 +70,8 @@ static void the_same_as_on_the_cpu(void **state)
         struct ask *a = &want[i];
         think_of(a, i);
         int32_t kind = i / 20 % 4; /* plain, all of them, policies, and those that the host must sample */
-        for (int32_t k = below(3); k > 0 && kind; k--) ask_for_more(a, below(kind == 3 ? 7 : 5));
+        for (int32_t k = below(3); k > 0 && kind; k--)
+            ask_for_more(a, below(kind == 3 ? ALL_MORE : DEVICE_MORE));
         if (kind < 2 || chance(10)) continue;
         do {
             a->may_fail = 0;

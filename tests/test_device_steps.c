@@ -39,10 +39,10 @@ static void repeat_under(const struct regime *g, const struct ask *want, int can
     assert_int_equal(s.n_finished, N_ASKS);
     if (g->n_pages <= 28) assert_true(s.n_preemptions > 0);
     if (g->caching) assert_true(s.n_prefix_hits > 0);
-    assert_true((uint64_t)d->n_launched > s.n_steps / 5); /* not all through the host */
-    print_message("%s: %llu steps, %d launched, %llu preemptions, %llu of %llu prompt tokens found\n",
-                  g->name, (unsigned long long)s.n_steps, d->n_launched, (unsigned long long)s.n_preemptions,
+    print_message("%s: %d steps, %d ahead, %llu preemptions, %llu of %llu prompt tokens found\n", g->name,
+                  d->n_launched, d->n_ahead, (unsigned long long)s.n_preemptions,
                   (unsigned long long)s.n_prefix_hits, (unsigned long long)s.n_prefix_queries);
+    assert_true(s.n_steps == (uint64_t)d->n_launched && d->n_ahead > d->n_launched / 2);
     llm_engine_close(e);
 }
 
@@ -53,13 +53,67 @@ static void random_requests(void **state)
     luck = 5;
     for (int32_t i = 0; i < N_ASKS; i++) {
         think_of(&want[i], i);
-        if (i % 100 < 12 && chance(30)) ask_for_more(&want[i], below(7)); /* now and then some together */
+        if (i % 100 < 12 && chance(30))
+            ask_for_more(&want[i], below(ALL_MORE)); /* now and then some together */
     }
     struct llm_engine *host = open_host();
     run_all(host, want, N_ASKS, 32, 0);
     llm_engine_close(host);
     for (size_t g = 0; g < sizeof regimes / sizeof *regimes; g++)
         for (int cancels = 0; cancels < 2; cancels++) repeat_under(&regimes[g], want, cancels);
+}
+
+/* ---- one among many -------------------------------------------------------------------------------------
+ */
+
+enum { CROWD = 20 };
+
+/* The device after a crowd of plain requests, one of which wanted k log-probabilities a token, of its prompt
+ * or its output. */
+static struct fake_device crowd_and_one(int prompt, int32_t k)
+{
+    static struct ask want[CROWD], got[CROWD];
+    luck = 23;
+    for (int32_t i = 0; i < CROWD; i++) {
+        struct llm_sampling *p = &want[i].spec.sampling;
+        think_of(&want[i], i);
+        p->n = 1;
+        p->max_tokens = MAX_OUTPUT;
+        p->ignore_eos = 1;
+        p->n_stop_token_ids = 0;
+        if (i == CROWD / 2) *(prompt ? &p->prompt_logprobs : &p->logprobs) = k;
+    }
+    memcpy(got, want, sizeof got);
+    ask_again(got, CROWD);
+    struct llm_engine *host = open_host();
+    run_all(host, want, CROWD, CROWD, 0);
+    llm_engine_close(host);
+    const struct regime plenty = {"a crowd", 2000, 64, 64, 0, 1, 0, 50, 0, 0};
+    struct fake_device *d;
+    struct llm_engine *e = open_device(&plenty, &d);
+    open_gate(d);
+    run_all(e, got, CROWD, CROWD, 0);
+    for (int32_t i = 0; i < CROWD; i++) compare(&want[i], &got[i], 0, plenty.name, i);
+    expect_rest(e);
+    struct fake_device seen = *d;
+    llm_engine_close(e);
+    return seen;
+}
+
+/* What one request asks for is no other's affair: the device makes all their tokens, mostly a step ahead, and
+ * only rows of its own go to the host, if any. */
+static void one_asks_for_much(void **state)
+{
+    (void)state;
+    struct fake_device d = crowd_and_one(1, 20);
+    assert_true(d.n_scored > 0 && d.n_raw == 0 && d.n_ahead + 3 >= d.n_launched);
+    d = crowd_and_one(0, SAMPLE_MAX_LOGPROBS);
+    assert_true(d.n_raw == 0 && d.n_ahead + 3 >= d.n_launched);
+    d = crowd_and_one(1, SAMPLE_MAX_LOGPROBS + 1);
+    assert_true(d.n_scored == 0 && d.n_raw > 0 && d.n_raw < MAX_PROMPT);
+    assert_true(d.n_ahead > d.n_launched / 2); /* all steps but those that read that prompt */
+    d = crowd_and_one(0, SAMPLE_MAX_LOGPROBS + 1);
+    assert_int_equal(d.n_raw, MAX_OUTPUT);
 }
 
 /* ---- sequences ----------------------------------------------------------------------------------------- */
@@ -282,8 +336,11 @@ static void steps_allocate_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_requests),          cmocka_unit_test(sequences_grow_and_branch),
-        cmocka_unit_test(a_broken_device_ends_all), cmocka_unit_test(closing_while_a_step_flies),
+        cmocka_unit_test(random_requests),
+        cmocka_unit_test(one_asks_for_much),
+        cmocka_unit_test(sequences_grow_and_branch),
+        cmocka_unit_test(a_broken_device_ends_all),
+        cmocka_unit_test(closing_while_a_step_flies),
         cmocka_unit_test(steps_allocate_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -50,9 +50,9 @@ static void close_model(void *self)
 static size_t device_spare(const struct decoder_model *m, const struct engine_config *config, size_t total)
 {
     int32_t n_seats;
-    size_t logits = sizeof(float) * (size_t)config->max_num_seqs * (size_t)m->model->config.vocab_size;
+    size_t logits = sizeof(float) * (size_t)device_logit_rows(config) * (size_t)m->model->config.vocab_size;
     size_t seats = device_seats_bytes(m, config, total, &n_seats);
-    return logits + seats + m->kv.page_bytes + ((size_t)768 << 20);
+    return logits + seats + device_scores_bytes(config) + m->kv.page_bytes + ((size_t)768 << 20);
 }
 
 static llm_status open_kv(struct decoder_model *m, const struct llm_engine_options *options,
@@ -242,16 +242,17 @@ static llm_status open_all(struct decoder_model *m, const struct llm_engine_opti
                                  .n_workers = pool_size(m->pool),
                                  .close = close_model};
     if (m->backend->device) {
-        out->forward = device_forward;
+        out->forward = NULL;
         out->logits = device_logits;
         out->alloc_rows = device_alloc_rows;
         out->free_rows = device_free_rows;
         out->launch = device_launch;
         out->collect = device_collect;
+        out->raw_rows = device_raw_rows;
+        out->amend = device_amend;
         out->seats = (struct device_seats){.n = m->io->room.seats.n,
                                            .fill = device_seat_fill,
                                            .variables = device_seat_variables,
-                                           .amend = device_amend,
                                            .adjusted = device_adjusted,
                                            .fetch = device_fetch,
                                            .await = device_await,

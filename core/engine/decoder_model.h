@@ -36,11 +36,12 @@ llm_status device_io_open(struct decoder_model *m, const struct engine_config *c
 void device_io_close(struct decoder_model *m);
 
 /* The engine_model functions of a device. */
-llm_status device_forward(void *self, const struct batch *batch, struct llm_error *err);
 llm_status device_logits(void *self, const int32_t *rows, int32_t n_rows, float *out, struct llm_error *err);
 void *device_alloc_rows(void *self, size_t bytes);
 void device_free_rows(void *self, void *rows);
 llm_status device_launch(void *self, const struct device_step *step, struct llm_error *err);
 llm_status device_collect(void *self, int mark, struct device_results *out, struct llm_error *err);
+llm_status device_raw_rows(void *self, const int32_t *places, int32_t n, float *out, struct llm_error *err);
+llm_status device_amend(void *self, int mark, const int32_t *tokens, int32_t n, struct llm_error *err);
 
 #endif

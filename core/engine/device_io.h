@@ -1,8 +1,8 @@
 #ifndef LLM_ENGINE_DEVICE_IO_H
 #define LLM_ENGINE_DEVICE_IO_H
 
-/* What the two halves of a device's steps share: device_model.c says what is computed, device_seats.c how
- * tokens come of it where that is more than plain sampling. */
+/* What the parts of a device's steps share: device_model.c says what is computed, device_seats.c how tokens
+ * come of it where that is more than plain sampling, device_scores.c how prompts are scored. */
 
 #include "engine/decoder_model.h"
 
@@ -13,7 +13,8 @@ struct layout {
     size_t from, positions, slots, kv_len, rows, seq_start,
         sample;                                   /* offsets; [max_seqs] but for seq_start */
     size_t wide_from, wide_positions, wide_slots; /* [max_tokens] */
-    size_t table; /* [max_seqs, stride]; pinned: INTAKE_TABLE_HEAD, [n_seqs, pages of the longest] */
+    size_t scored; /* [2 * max_tokens] n_scored rows of the batch, then the tokens that follow them */
+    size_t table;  /* [max_seqs, stride]; pinned: INTAKE_TABLE_HEAD, [n_seqs, pages of the longest] */
     size_t bytes;
 };
 
@@ -23,8 +24,16 @@ struct recording {
     struct device_recording *recorded;
 };
 
-/* A step that ends in tokens, in logits on the device, or in hidden states whose logits the host asks for. */
-enum recording_kind { RECORD_TOKENS, RECORD_LOGITS, RECORD_STATES, N_RECORDINGS };
+/* A step that ends in tokens, or in logits. */
+enum recording_kind { RECORD_TOKENS, RECORD_LOGITS, N_RECORDINGS };
+
+/* A step as it is queued or recorded: everything in it is on the device. */
+struct queued {
+    int32_t n_tokens, n_seqs, n_decode, max_query, max_kv, n_rows;
+    int wide, samples; /* samples: plainly */
+    int32_t n_scored, n_prompt_logprobs;
+    int mark; /* whose scores they are */
+};
 
 /* Memory of seats, and of what comes of them. */
 struct seat_room {
@@ -48,6 +57,12 @@ struct seat_room {
     float *tickets;            /* [EXCHANGE_TICKETS or max_seqs, vocab_size] rows on the host */
 };
 
+/* Scores of prompts, [max_tokens, 1 + SAMPLE_MAX_LOGPROBS] at most, as wide as the step's. */
+struct score_room {
+    struct sample_logprob *scores, *pinned[2];
+    size_t bytes;
+};
+
 struct device_io {
     const struct device_ops *ops;
     struct layout layout;
@@ -65,6 +80,7 @@ struct device_io {
     struct recording sizes[N_RECORDINGS][MAX_SIZES];
     int32_t n_sizes;
     struct seat_room room;
+    struct score_room scores;
 };
 
 llm_status device_failed(const struct decoder_model *m, struct llm_error *err);
@@ -82,6 +98,24 @@ size_t device_seats_bytes(const struct decoder_model *m, const struct engine_con
 llm_status device_seats_open(struct decoder_model *m, const struct engine_config *config,
                              struct llm_error *err);
 void device_seats_close(struct decoder_model *m);
+
+/* ---- device_scores.c ----------------------------------------------------------------------------------- */
+
+/* Rows of logits that are on the device at once. */
+int32_t device_logit_rows(const struct engine_config *config);
+/* Bytes on the device for scores. */
+size_t device_scores_bytes(const struct engine_config *config);
+/* Errors: LLM_ENOMEM. */
+llm_status device_scores_open(struct decoder_model *m, const struct engine_config *config,
+                              struct llm_error *err);
+void device_scores_close(struct decoder_model *m);
+/* Puts what a step scores where it is staged. */
+void device_scores_fill(const struct device_io *io, char *pinned, const struct device_step *step);
+/* Queues the scoring of the step whose layers have been queued, which uses the memory of logits, and the copy
+ * of the scores to the host. */
+llm_status device_scores_queue(struct decoder_model *m, const struct queued *q, struct llm_error *err);
+
+/* ---- all ----------------------------------------------------------------------------------------------- */
 
 /* Offset of the next array in memory laid out so far up to *total. */
 static inline size_t device_place(size_t *total, size_t count, size_t size)
@@ -105,7 +139,6 @@ llm_status device_tail(struct decoder_model *m, const struct device_step *step, 
 /* The functions of struct device_seats (engine.h). */
 llm_status device_seat_fill(void *self, int mark, const struct seat_content *content, struct llm_error *err);
 llm_status device_seat_variables(void *self, int32_t seat, double *out, int32_t n, struct llm_error *err);
-llm_status device_amend(void *self, int mark, const int32_t *tokens, int32_t n, struct llm_error *err);
 llm_status device_adjusted(void *self, int mark, const struct sampled **rows, struct llm_error *err);
 llm_status device_fetch(void *self, int32_t ticket, int32_t seat, struct llm_error *err);
 llm_status device_await(void *self, int32_t ticket, float **row, struct llm_error *err);

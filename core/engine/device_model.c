@@ -32,6 +32,7 @@ static void lay_out(struct device_io *io)
     l->wide_from = device_place(&total, tokens, sizeof(int32_t));
     l->wide_positions = device_place(&total, tokens, sizeof(int32_t));
     l->wide_slots = device_place(&total, tokens, sizeof(int32_t));
+    l->scored = device_place(&total, 2 * tokens, sizeof(int32_t));
     l->table = device_place(&total, INTAKE_TABLE_HEAD + seqs * (size_t)io->stride, sizeof(int32_t));
     l->bytes = total;
 }
@@ -45,7 +46,6 @@ static void choose_sizes(struct device_io *io)
     }
     io->sizes[RECORD_TOKENS][io->n_sizes++].n_seqs = io->max_seqs;
     memcpy(io->sizes[RECORD_LOGITS], io->sizes[RECORD_TOKENS], sizeof io->sizes[RECORD_TOKENS]);
-    memcpy(io->sizes[RECORD_STATES], io->sizes[RECORD_TOKENS], sizeof io->sizes[RECORD_TOKENS]);
 }
 
 static int32_t align4(int32_t n)
@@ -65,7 +65,7 @@ llm_status device_io_open(struct decoder_model *m, const struct engine_config *c
     io->vocab_size = m->model->config.vocab_size;
     io->stride = align4((config->max_model_len + config->block_size - 1) / config->block_size);
     io->scratch_page = m->kv.n_pages - 1;
-    io->max_logit_rows = io->max_seqs > ENGINE_LOGIT_ROWS ? io->max_seqs : ENGINE_LOGIT_ROWS;
+    io->max_logit_rows = device_logit_rows(config);
     lay_out(io);
     choose_sizes(io);
     io->tokens_bytes = sizeof(int32_t) * (size_t)io->max_tokens;
@@ -80,9 +80,11 @@ llm_status device_io_open(struct decoder_model *m, const struct engine_config *c
     for (int k = 0; k < 2; k++)
         made &= !!(io->pinned[k] = io->ops->alloc_pinned(be, io->layout.bytes)) &
                 !!(io->out_pinned[k] = io->ops->alloc_pinned(be, io->out_bytes));
-    if (made) return device_seats_open(m, config, err);
-    return llm_fail(err, LLM_ENOMEM, "no memory for the steps of %d sequences on the device",
-                    (int)io->max_seqs);
+    if (!made)
+        return llm_fail(err, LLM_ENOMEM, "no memory for the steps of %d sequences on the device",
+                        (int)io->max_seqs);
+    llm_status status = device_seats_open(m, config, err);
+    return status ? status : device_scores_open(m, config, err);
 }
 
 void device_io_close(struct decoder_model *m)
@@ -91,6 +93,7 @@ void device_io_close(struct decoder_model *m)
     struct device_io *io = m->io;
     if (!io) return;
     device_seats_close(m);
+    device_scores_close(m);
     for (int kind = 0; kind < N_RECORDINGS; kind++)
         for (int32_t i = 0; i < io->n_sizes; i++) io->ops->recording_free(be, io->sizes[kind][i].recorded);
     for (int k = 0; k < 2; k++) {
@@ -169,12 +172,6 @@ static char *take_turn(struct device_io *io, int mark)
 /* ---- running --------------------------------------------------------------------------------------------
  */
 
-/* A step as it is queued or recorded: everything in it is on the device. */
-struct queued {
-    int32_t n_tokens, n_seqs, n_decode, max_query, max_kv, n_rows;
-    int wide, samples; /* samples: plainly */
-};
-
 static void add_piece(struct intake_args *a, size_t offset, int32_t n, size_t size)
 {
     a->pieces[a->n_pieces++] = (struct intake_piece){offset, ((size_t)n * size + 15) / 16 * 16};
@@ -199,6 +196,7 @@ static llm_status take_in(struct decoder_model *m, const struct queued *q)
     add_piece(&a, l->seq_start, q->n_seqs + 1, sizeof(int32_t));
     add_piece(&a, l->rows, q->n_rows, sizeof(int32_t));
     add_piece(&a, l->sample, q->n_rows, sizeof(struct sample_row));
+    add_piece(&a, l->scored, 2 * q->n_scored, sizeof(int32_t));
     return io->ops->intake(m->backend, &a);
 }
 
@@ -259,6 +257,7 @@ static llm_status queue_step(struct decoder_model *m, const struct queued *q, st
     struct batch batch;
     if (begin(m, q, &batch)) return device_failed(m, err);
     llm_status st = decoder_forward(m->decoder, &m->kv, &batch, err);
+    if (!st && q->n_scored > 0) st = device_scores_queue(m, q, err);
     if (!st && q->n_rows > 0)
         st = decoder_logits(m->decoder, array(io->device, io->layout.rows), q->n_rows, io->logits, err);
     if (st) return st;
@@ -285,7 +284,7 @@ static llm_status run_recorded(struct decoder_model *m, enum recording_kind kind
                        .n_seqs = r->n_seqs,
                        .n_decode = r->n_seqs,
                        .max_kv = io->max_model_len,
-                       .n_rows = kind == RECORD_STATES ? 0 : r->n_seqs,
+                       .n_rows = r->n_seqs,
                        .samples = kind == RECORD_TOKENS};
     if (!r->seen) {
         r->seen = 1;
@@ -318,7 +317,7 @@ llm_status device_launch(void *self, const struct device_step *step, struct llm_
     struct device_io *io = m->io;
     const struct batch *b = step->batch;
     struct batch_shape shape = batch_shape_of(b);
-    int narrow = shape.n_decode == b->n_seqs && step->n_rows == b->n_seqs;
+    int narrow = shape.n_decode == b->n_seqs && step->n_rows == b->n_seqs && step->n_scored == 0;
     int plain = !step->seated && step->n_logprobs < 0;
     enum recording_kind kind = plain ? RECORD_TOKENS : RECORD_LOGITS;
     struct recording *size = narrow ? size_for(io, kind, b->n_seqs) : NULL;
@@ -327,6 +326,7 @@ llm_status device_launch(void *self, const struct device_step *step, struct llm_
     char *pinned = take_turn(io, step->mark);
     fill(m, pinned, b, !narrow, n_seqs);
     fill_rows(io, pinned, step, size ? n_seqs : step->n_rows);
+    device_scores_fill(io, pinned, step);
     llm_status st = device_seats_settle(m, step->mark, err);
     if (st) return st;
     struct queued q = {.n_tokens = b->n_tokens,
@@ -336,7 +336,10 @@ llm_status device_launch(void *self, const struct device_step *step, struct llm_
                        .max_kv = shape.max_kv,
                        .n_rows = step->n_rows,
                        .wide = 1,
-                       .samples = plain};
+                       .samples = plain,
+                       .n_scored = step->n_scored,
+                       .n_prompt_logprobs = step->n_prompt_logprobs,
+                       .mark = step->mark};
     st = size ? run_recorded(m, kind, size, err) : queue_step(m, &q, err);
     if (st || !plain) return st ? st : device_tail(m, step, err);
     return io->ops->set_mark(m->backend, step->mark) ? device_failed(m, err) : LLM_OK;
@@ -347,31 +350,35 @@ llm_status device_collect(void *self, int mark, struct device_results *out, stru
     struct decoder_model *m = self;
     *out = (struct device_results){.rows = device_results(m->io, mark),
                                    .candidates = m->io->room.candidates_pinned[mark],
-                                   .logprobs = m->io->room.logprobs_pinned[mark]};
+                                   .logprobs = m->io->room.logprobs_pinned[mark],
+                                   .scores = m->io->scores.pinned[mark]};
     return m->io->ops->wait_mark(m->backend, mark) ? device_failed(m, err) : LLM_OK;
 }
 
-/* ---- steps whose rows the host samples ------------------------------------------------------------------
+/* ---- what the host chooses or scores --------------------------------------------------------------------
  */
 
-llm_status device_forward(void *self, const struct batch *b, struct llm_error *err)
+llm_status device_raw_rows(void *self, const int32_t *places, int32_t n, float *out, struct llm_error *err)
 {
     struct decoder_model *m = self;
-    struct device_io *io = m->io;
-    struct batch_shape shape = batch_shape_of(b);
-    struct queued q = {.n_tokens = b->n_tokens,
-                       .n_seqs = b->n_seqs,
-                       .n_decode = shape.n_decode,
-                       .max_query = shape.max_query,
-                       .max_kv = shape.max_kv,
-                       .wide = 1};
-    struct recording *size = q.n_decode == b->n_seqs ? size_for(io, RECORD_STATES, b->n_seqs) : NULL;
-    int32_t n_seqs = size ? size->n_seqs : b->n_seqs;
-    if (io->ops->wait_mark(m->backend, 0)) return device_failed(m, err);
-    fill(m, take_turn(io, 0), b, !size, n_seqs);
-    llm_status st = size ? run_recorded(m, RECORD_STATES, size, err) : queue_step(m, &q, err);
-    if (st) return st;
-    return io->ops->set_mark(m->backend, 0) ? device_failed(m, err) : LLM_OK;
+    const struct device_io *io = m->io;
+    size_t width = (size_t)io->vocab_size, bytes = sizeof *out * width;
+    llm_status st = LLM_OK;
+    for (int32_t i = 0; i < n && !st; i++)
+        st = io->ops->download(m->backend, out + (size_t)i * width, io->logits + (size_t)places[i] * width,
+                               bytes);
+    return st ? device_failed(m, err) : LLM_OK;
+}
+
+llm_status device_amend(void *self, int mark, const int32_t *tokens, int32_t n, struct llm_error *err)
+{
+    struct decoder_model *m = self;
+    const struct device_io *io = m->io;
+    int32_t *pinned = io->room.tokens_pinned[mark];
+    size_t bytes = sizeof *tokens * (size_t)n;
+    memcpy(pinned, tokens, bytes);
+    llm_status st = io->ops->copy_in(m->backend, io->last + mark * io->max_seqs, pinned, bytes);
+    return st ? device_failed(m, err) : LLM_OK;
 }
 
 llm_status device_logits(void *self, const int32_t *rows, int32_t n_rows, float *out, struct llm_error *err)

@@ -306,17 +306,6 @@ llm_status device_tail(struct decoder_model *m, const struct device_step *step, 
     return LLM_OK;
 }
 
-llm_status device_amend(void *self, int mark, const int32_t *tokens, int32_t n, struct llm_error *err)
-{
-    struct decoder_model *m = self;
-    const struct device_io *io = m->io;
-    int32_t *pinned = io->room.tokens_pinned[mark];
-    size_t bytes = sizeof *tokens * (size_t)n;
-    memcpy(pinned, tokens, bytes);
-    llm_status st = io->ops->copy_in(m->backend, io->last + mark * io->max_seqs, pinned, bytes);
-    return st ? device_failed(m, err) : LLM_OK;
-}
-
 /* ---- hooks --------------------------------------------------------------------------------------------- */
 
 llm_status device_adjusted(void *self, int mark, const struct sampled **rows, struct llm_error *err)

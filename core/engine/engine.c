@@ -157,11 +157,16 @@ static void destroy(struct llm_engine *e)
     admission_deinit(&e->admission);
     policy_desk_deinit(&e->desk);
     for (int32_t i = 0; e->samplers && i < e->model.n_workers; i++) sampler_deinit(&e->samplers[i]);
-    for (int32_t i = 0; i < 2; i++) mem_free(e->steps[i].rows);
+    for (int32_t i = 0; i < 2; i++) {
+        mem_free(e->steps[i].rows);
+        mem_free(e->steps[i].spans);
+    }
     mem_free(e->launcher.rows);
     mem_free(e->launcher.links);
     mem_free(e->launcher.turns);
     mem_free(e->launcher.tokens);
+    mem_free(e->launcher.scored);
+    mem_free(e->launcher.followers);
     mem_free(e->samplers);
     mem_free((void *)e->map);
     mem_free(e);
@@ -169,15 +174,19 @@ static void destroy(struct llm_engine *e)
 
 static llm_status open_steps(struct llm_engine *e, struct llm_error *err)
 {
-    size_t n = (size_t)e->config.max_num_seqs;
+    size_t n = (size_t)e->config.max_num_seqs, n_tokens = (size_t)e->config.max_num_batched_tokens;
     int made = 1;
-    for (int32_t i = 0; i < 2; i++) made &= !!(e->steps[i].rows = mem_array(n, sizeof *e->steps[i].rows));
+    for (int32_t i = 0; i < 2; i++)
+        made &= !!(e->steps[i].rows = mem_array(n, sizeof *e->steps[i].rows)) &
+                !!(e->steps[i].spans = mem_array(n, sizeof *e->steps[i].spans));
     struct launcher *l = &e->launcher;
     if (e->model.launch)
         made &= !!(l->rows = mem_array(n, sizeof *l->rows)) &
                 !!(l->links = mem_array(n, SAMPLE_MAX_ROUNDS * sizeof *l->links)) &
                 !!(l->turns = mem_array(n, SAMPLE_MAX_ROUNDS * sizeof *l->turns)) &
-                !!(l->tokens = mem_array(n, sizeof *l->tokens));
+                !!(l->tokens = mem_array(n, sizeof *l->tokens)) &
+                !!(l->scored = mem_array(n_tokens, sizeof *l->scored)) &
+                !!(l->followers = mem_array(n_tokens, sizeof *l->followers));
     return made ? LLM_OK : llm_fail(err, LLM_ENOMEM, "no memory for steps of %zu sequences", n);
 }
 

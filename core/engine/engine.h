@@ -18,17 +18,20 @@
 
 #include <pthread.h>
 
-/* A step for a device that samples: what to compute, and which rows become tokens. Of `batch` the tokens may
- * be places where an earlier step leaves them (struct feed_args). All is in host memory. */
+/* A step for a device that samples: what to compute, which rows become tokens, and which score prompts. Of
+ * `batch` the tokens may be places where an earlier step leaves them (struct feed_args). All is in host
+ * memory. */
 struct device_step {
     const struct batch *batch;
     const struct sample_row *rows;  /* [n_rows]; `row` is a row of the batch; each names its slot */
     const struct graph_link *links; /* [n_rows, SAMPLE_MAX_ROUNDS]; null: no row has a graph */
     const struct graph_turn *turns; /* [n_turns] each graph and round of the links, once */
     int32_t n_rows, n_turns;
-    int seated, hooked;               /* 1: some row has a seat; some row is SAMPLE_HOOKED */
-    int32_t n_logprobs, n_candidates; /* the most that a row asks for; -1 and 0: none does */
-    int mark;                         /* 0 or 1: which of two steps in flight */
+    int seated, hooked;                  /* 1: some row has a seat; some row is SAMPLE_HOOKED */
+    int32_t n_logprobs, n_candidates;    /* the most that a row asks for; -1 and 0: none does */
+    const int32_t *scored, *followers;   /* [n_scored] rows of the batch, and the tokens that follow them */
+    int32_t n_scored, n_prompt_logprobs; /* n_prompt_logprobs: the most that one of these asks for */
+    int mark;                            /* 0 or 1: which of two steps in flight */
 };
 
 struct graph_turn {
@@ -41,6 +44,7 @@ struct device_results {
     const struct sampled *rows;                /* [n_rows] */
     const struct sample_candidate *candidates; /* [n_rows, n_candidates] */
     const struct sample_logprob *logprobs;     /* [n_rows, 1 + n_logprobs] */
+    const struct sample_logprob *scores;       /* [n_scored, 1 + n_prompt_logprobs] */
 };
 
 /* What a seat is told of its sequence: everything. Borrowed for the call. */
@@ -64,10 +68,6 @@ struct device_seats {
     /* Waits until all that was launched has run. */
     llm_status (*variables)(void *self, int32_t seat, double *out, int32_t n, struct llm_error *err);
 
-    /* The step with this mark has run, and its tokens are these, by places, whatever it gave. Before the
-     * launch of a step that feeds on them. */
-    llm_status (*amend)(void *self, int mark, const int32_t *tokens, int32_t n, struct llm_error *err);
-
     /* A step with hooked rows stops before them, and they go to the host and back beside each other: fetch
      * begins when the step is there, await waits until row [vocab_size] has come, give_back returns n
      * elements of the row (0: none) and ends the use of the ticket, 0 .. EXCHANGE_TICKETS - 1. adjusted waits
@@ -85,7 +85,8 @@ struct device_seats {
 struct engine_model {
     void *self;
     int32_t vocab_size;
-    /* As decoder_forward and decoder_logits (model/decoder.h). */
+    /* As decoder_forward and decoder_logits (model/decoder.h). With `launch` there is no forward, and the
+     * batch is that of the step that was collected last, which nothing may have been launched after. */
     llm_status (*forward)(void *self, const struct batch *batch, struct llm_error *err);
     llm_status (*logits)(void *self, const int32_t *rows, int32_t n_rows, float *out, struct llm_error *err);
     llm_status (*copy_page)(void *self, int32_t from, int32_t to, struct llm_error *err);
@@ -99,6 +100,11 @@ struct engine_model {
      * lives until the mark is used again. */
     llm_status (*launch)(void *self, const struct device_step *step, struct llm_error *err);
     llm_status (*collect)(void *self, int mark, struct device_results *out, struct llm_error *err);
+    /* For tokens that the host chooses, before anything is launched after the step that was collected last:
+     * its raw logits by places, out [n, vocab_size], unless `logits` were asked for, which take their memory;
+     * and what its tokens are, by places, whatever it gave. */
+    llm_status (*raw_rows)(void *self, const int32_t *places, int32_t n, float *out, struct llm_error *err);
+    llm_status (*amend)(void *self, int mark, const int32_t *tokens, int32_t n, struct llm_error *err);
     struct device_seats seats;
     struct graph_device graphs; /* policy.h */
     void (*close)(void *self);
@@ -119,19 +125,29 @@ struct engine_config {
     int32_t n_end_tokens;
 };
 
-/* Outputs that a step gives a token each: n in a row from `first` on; null: ended meanwhile. */
+/* An output that a step gives a token; null: it has ended meanwhile. */
 struct step_row {
-    struct output *first;
-    int32_t n;     /* 1 on a device that samples */
-    int32_t place; /* there: among the rows that it samples; -1: no token is wanted */
+    struct output *output;
+    int32_t place; /* on a device: among the rows that it samples; -1: no token is wanted */
+    int by_host;   /* 1: of that row the host makes the token */
+};
+
+/* Rows of a step's batch that score a prompt (prompt_logprobs): n rows from `row` on, the first of which is
+ * at `position`; each scores the token that follows it. */
+struct score_span {
+    struct output *output; /* null: it has ended meanwhile */
+    int32_t row, position, n;
+    int32_t place; /* on a device: among the rows that it scores; -1: the host does */
 };
 
 struct step {
-    struct step_row *rows; /* [max_num_seqs] */
-    int32_t n, n_tokens;
+    struct step_row *rows;    /* [max_num_seqs] */
+    struct score_span *spans; /* [max_num_seqs] */
+    int32_t n, n_spans, n_tokens;
     int mark;
-    int32_t n_logprobs, n_candidates; /* entries of a row of the results */
-    int64_t launched;                 /* ns */
+    int waits; /* 1: nothing can be launched after it before it is collected */
+    int32_t n_logprobs, n_candidates, n_prompt_logprobs; /* entries of a row of the results */
+    int64_t launched;                                    /* ns */
 };
 
 /* The step that is being described, for a device that samples. */
@@ -140,6 +156,8 @@ struct launcher {
     struct graph_link *links; /* [max_num_seqs, SAMPLE_MAX_ROUNDS] */
     struct graph_turn *turns; /* the same */
     int32_t *tokens;          /* [max_num_seqs] of the step that is collected */
+    int32_t *scored;          /* [max_num_batched_tokens] */
+    int32_t *followers;       /* the same */
     struct device_step step;  /* described last */
 };
 

@@ -13,144 +13,127 @@ struct sample_input output_input(const struct llm_engine *e, const struct output
                                  .end_tokens = e->config.end_tokens,
                                  .n_end_tokens = e->config.n_end_tokens,
                                  .output = q->output,
-                                 .n_output = q->n_output,
+                                 .n_output = q->n_output - q->n_pending,
                                  .seed = r->seed,
                                  .stream = (uint32_t)q->index,
-                                 .position = (uint64_t)sequence_length(q)};
+                                 .position = (uint64_t)sequence_known(q)};
 }
 
 void output_record(struct output *o, struct sampler *sampler, const float *logits, int32_t token)
 {
-    struct sequence *q = &o->sequence;
     const struct llm_request *r = o->request;
+    size_t at = (size_t)sequence_learn(&o->sequence, token);
     if (r->n_logprobs)
-        sampler_logprobs(sampler, logits, token, r->n_logprobs - 1,
-                         o->logprobs + (size_t)q->n_output * (size_t)r->n_logprobs);
+        sampler_logprobs(sampler, logits, token, r->n_logprobs - 1, o->logprobs + at * (size_t)r->n_logprobs);
     if (sampler_counts_needed(&r->sampling)) counts_add_output(&o->counts, token);
-    q->output[q->n_output++] = token;
 }
 
-static void pick(struct llm_engine *e, struct sampler *sampler, struct output *o, const float *logits)
+/* ---- tokens -------------------------------------------------------------------------------------------- */
+
+/* The logits of e->rows, and the tokens of e->jobs. */
+llm_status choices_end(struct choices *c, struct llm_error *err)
 {
-    struct sample_input in = output_input(e, o);
-    output_record(o, sampler, logits, sampler_pick(sampler, logits, &in));
+    struct llm_engine *e = c->engine;
+    if (c->n_jobs == 0) return LLM_OK;
+    llm_status status = c->logits(e->model.self, e->rows, c->n_rows, e->logits, err);
+    if (!status) policy_sample(e, e->jobs, c->n_jobs);
+    c->n_rows = c->n_jobs = 0;
+    return status;
 }
 
-/* Some rows of logits and what they are for. The workers take rows in turn: each row is one worker's. */
-struct slice {
-    struct llm_engine *engine;
-    int32_t n;                                 /* rows */
-    struct output *outputs[ENGINE_LOGIT_ROWS]; /* whose next token; of `n_outputs` sequences from there on */
-    int32_t n_outputs[ENGINE_LOGIT_ROWS];
-    int with_policies;          /* some of them */
-    struct llm_request *scored; /* instead, not null: the rows of its prompt from `position` on */
-    int32_t position;
-};
-
-static void use_row(const struct slice *s, int32_t row, struct sampler *sampler)
+llm_status choices_add(struct choices *c, struct output *o, int32_t row, struct llm_error *err)
 {
-    struct llm_engine *e = s->engine;
-    const float *logits = e->logits + (size_t)row * (size_t)e->model.vocab_size;
-    struct llm_request *r = s->scored;
-    for (int32_t k = 0; !r && k < s->n_outputs[row]; k++) pick(e, sampler, s->outputs[row] + k, logits);
-    if (!r) return;
-    int32_t next = s->position + row + 1;
-    sampler_logprobs(sampler, logits, r->prompt[next], r->n_prompt_logprobs - 1,
-                     r->prompt_logprobs + (size_t)(next - r->score_start) * (size_t)r->n_prompt_logprobs);
+    struct llm_engine *e = c->engine;
+    if (c->n_jobs == 0 || e->rows[c->n_rows - 1] != row) e->rows[c->n_rows++] = row;
+    const float *logits = e->logits + (size_t)(c->n_rows - 1) * (size_t)e->model.vocab_size;
+    e->jobs[c->n_jobs++] = (struct policy_job){.output = o, .logits = logits};
+    return c->n_jobs < ENGINE_LOGIT_ROWS ? LLM_OK : choices_end(c, err);
 }
 
-static void use_rows(void *arg, int32_t worker, int32_t n_workers)
+int32_t output_fork(struct llm_engine *e, struct output *o)
 {
-    const struct slice *s = arg;
-    for (int32_t row = worker; row < s->n; row += n_workers) use_row(s, row, &s->engine->samplers[worker]);
+    int32_t n = o->sequence.seats;
+    if (o->sequence.index > 0 || o->sequence.n_output > 0) return 1;
+    for (int32_t k = 1; k < o->request->n; k++) scheduler_fork(&e->scheduler, &o->sequence, &o[k].sequence);
+    return n;
 }
 
-/* A job for each output, some at a time. */
-static void use_policies(const struct slice *s)
-{
-    struct llm_engine *e = s->engine;
-    struct policy_job *jobs = e->jobs;
-    int32_t n = 0;
-    for (int32_t row = 0; row < s->n; row++)
-        for (int32_t k = 0; k < s->n_outputs[row]; k++) {
-            jobs[n++] = (struct policy_job){.output = s->outputs[row] + k,
-                                            .logits = e->logits + (size_t)row * (size_t)e->model.vocab_size};
-            if (n < ENGINE_LOGIT_ROWS) continue;
-            policy_sample(e, jobs, n);
-            n = 0;
-        }
-    if (n) policy_sample(e, jobs, n);
-}
+/* ---- prompts ------------------------------------------------------------------------------------------- */
 
-/* The logits of e->rows, and what is to be done with them. */
-static llm_status do_slice(struct slice *s, struct llm_error *err)
+/* The row of position p scores the token at p + 1, if that is one of those asked for. */
+int32_t output_span(const struct plan_item *item, int32_t first_row, struct score_span *out)
 {
-    struct llm_engine *e = s->engine;
-    llm_status status = e->model.logits(e->model.self, e->rows, s->n, e->logits, err);
-    if (status) return status;
-    if (s->with_policies)
-        use_policies(s);
-    else if (e->model.run && s->n > 1)
-        e->model.run(e->model.self, use_rows, s);
-    else
-        use_rows(s, 0, 1);
-    s->n = s->with_policies = 0;
-    return LLM_OK;
-}
-
-/* Adds the row of an output's last token: for all sequences of its request, if it is their first. */
-static void add_row(struct slice *s, struct output *o, int32_t row)
-{
-    int32_t n = o->sequence.index == 0 && o->sequence.n_output == 0 ? o->request->n : 1;
-    for (int32_t k = 1; k < n; k++) scheduler_fork(&s->engine->scheduler, &o->sequence, &o[k].sequence);
-    s->outputs[s->n] = o;
-    s->n_outputs[s->n] = n;
-    if (o->request->chain) s->with_policies = 1;
-    s->engine->rows[s->n++] = row;
-}
-
-static llm_status sample_last(struct llm_engine *e, const struct batch *batch, struct llm_error *err)
-{
-    struct slice s = {.engine = e};
-    llm_status status = LLM_OK;
-    for (int32_t i = 0; i < e->plan->n_items && !status; i++) {
-        if (!e->plan->items[i].last) continue;
-        if (((struct output *)e->plan->items[i].sequence)->request->max_output == 0) continue;
-        add_row(&s, (struct output *)e->plan->items[i].sequence, batch->seq_start[i + 1] - 1);
-        if (s.n == ENGINE_LOGIT_ROWS) status = do_slice(&s, err);
-    }
-    return status || s.n == 0 ? status : do_slice(&s, err);
-}
-
-/* prompt_logprobs: the row of position p scores the token at p + 1, if that is one of those asked for. */
-static llm_status score_prompt(struct llm_engine *e, const struct plan_item *item, int32_t first_row,
-                               struct llm_error *err)
-{
-    struct llm_request *r = ((struct output *)item->sequence)->request;
+    struct output *o = output_of(item->sequence);
+    const struct llm_request *r = o->request;
     int32_t start = item->start, end = item->start + item->n;
+    if (!r->n_prompt_logprobs || o->sequence.index > 0 || o->sequence.n_output > 0) return 0;
     if (end > r->n_prompt - 1) end = r->n_prompt - 1;
     if (start < r->score_start - 1) start = r->score_start - 1;
-    if (r->score_start == 0) r->prompt_logprobs[0].token = -1;
+    *out = (struct score_span){
+        .output = o, .row = first_row + start - item->start, .position = start, .n = end - start};
+    return out->n > 0 ? out->n : 0;
+}
+
+/* Some rows of logits, which the workers take in turns: each row is one worker's. */
+struct slice {
+    struct llm_engine *engine;
+    struct llm_request *request;
+    int32_t n, position;
+};
+
+static void score_rows(void *arg, int32_t worker, int32_t n_workers)
+{
+    const struct slice *s = arg;
+    struct llm_engine *e = s->engine;
+    struct llm_request *r = s->request;
+    size_t width = (size_t)r->n_prompt_logprobs;
+    for (int32_t i = worker; i < s->n; i += n_workers) {
+        int32_t next = s->position + i + 1;
+        sampler_logprobs(&e->samplers[worker], e->logits + (size_t)i * (size_t)e->model.vocab_size,
+                         r->prompt[next], r->n_prompt_logprobs - 1,
+                         r->prompt_logprobs + (size_t)(next - r->score_start) * width);
+    }
+}
+
+llm_status output_score(struct llm_engine *e, const struct score_span *span, struct llm_error *err)
+{
+    struct slice s = {.engine = e, .request = span->output->request};
     llm_status status = LLM_OK;
-    for (int32_t p = start; p < end && !status; p += ENGINE_LOGIT_ROWS) {
-        struct slice s = {.engine = e, .scored = r, .position = p};
-        s.n = end - p < ENGINE_LOGIT_ROWS ? end - p : ENGINE_LOGIT_ROWS;
-        for (int32_t k = 0; k < s.n; k++) e->rows[k] = first_row + p - item->start + k;
-        status = do_slice(&s, err);
+    for (int32_t i = 0; i < span->n && !status; i += s.n) {
+        s.n = span->n - i < ENGINE_LOGIT_ROWS ? span->n - i : ENGINE_LOGIT_ROWS;
+        s.position = span->position + i;
+        for (int32_t k = 0; k < s.n; k++) e->rows[k] = span->row + i + k;
+        status = e->model.logits(e->model.self, e->rows, s.n, e->logits, err);
+        if (status) break;
+        if (e->model.run && s.n > 1)
+            e->model.run(e->model.self, score_rows, &s);
+        else
+            score_rows(&s, 0, 1);
     }
     return status;
 }
 
-llm_status engine_sample(struct llm_engine *e, const struct batch *batch, struct llm_error *err)
+/* ---- both ---------------------------------------------------------------------------------------------- */
+
+llm_status engine_sample(struct llm_engine *e, const struct batch *batch, struct step *step,
+                         struct llm_error *err)
 {
-    for (int32_t i = 0; i < e->plan->n_items; i++) {
-        const struct plan_item *item = &e->plan->items[i];
-        const struct output *o = (const struct output *)item->sequence;
-        if (!o->request->n_prompt_logprobs || o->sequence.index > 0 || o->sequence.n_output > 0) continue;
-        llm_status status = score_prompt(e, item, batch->seq_start[i], err);
-        if (status) return status;
+    struct choices c = {.engine = e, .logits = e->model.logits};
+    struct score_span span;
+    llm_status status = LLM_OK;
+    step->n = 0;
+    for (int32_t i = 0; i < e->plan->n_items && !status; i++)
+        if (output_span(&e->plan->items[i], batch->seq_start[i], &span)) status = output_score(e, &span, err);
+    for (int32_t i = 0; i < e->plan->n_items && !status; i++) {
+        struct output *o = output_of(e->plan->items[i].sequence);
+        if (!e->plan->items[i].last) continue;
+        int32_t wanted = o->request->max_output > 0, n = wanted ? output_fork(e, o) : 1;
+        for (int32_t k = 0; k < n && !status; k++) {
+            step->rows[step->n++] = (struct step_row){.output = o + k};
+            if (wanted) status = choices_add(&c, o + k, batch->seq_start[i + 1] - 1, err);
+        }
     }
-    return sample_last(e, batch, err);
+    return status ? status : choices_end(&c, err);
 }
 
 /* ---- step 8 -------------------------------------------------------------------------------------------- */

@@ -15,7 +15,7 @@ static int32_t next_hooked(const struct step *step, const struct device_step *d,
 {
     for (; i < step->n; i++) {
         int32_t place = step->rows[i].place;
-        if (place >= 0 && step->rows[i].first && (d->rows[place].flags & SAMPLE_HOOKED)) break;
+        if (place >= 0 && step->rows[i].output && (d->rows[place].flags & SAMPLE_HOOKED)) break;
     }
     return i;
 }
@@ -49,7 +49,7 @@ static llm_status fetch_some(struct exchange *x, struct llm_error *err)
 static llm_status run_hooks(struct exchange *x, int32_t i, const struct sampled *row, struct llm_error *err)
 {
     const struct engine_model *m = &x->engine->model;
-    struct policy_job job = {.output = x->step->rows[i].first};
+    struct policy_job job = {.output = x->step->rows[i].output};
     int32_t ticket = x->n_done++ % EXCHANGE_TICKETS;
     policy_hooks_pause(&x->engine->desk);
     llm_status status = m->seats.await(m->self, ticket, &job.row, err);
@@ -106,7 +106,7 @@ static void account(const struct llm_engine *e, const struct output *o, const st
 int32_t policy_device_token(struct llm_engine *e, const struct step *step, const struct step_row *row,
                             const struct device_results *results)
 {
-    struct output *o = row->first;
+    struct output *o = row->output;
     const struct policy_chain *c = o->request->chain;
     const struct sampled *s = &results->rows[row->place];
     if (!c->has || c->error.status || (s->flags & SAMPLED_BARREN)) return s->token;

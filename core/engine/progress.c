@@ -53,11 +53,13 @@ void progress_left_queue(struct llm_engine *e, struct llm_request *r)
 /* A step in flight owes it nothing any more. */
 static void forgo(struct llm_engine *e, struct output *o)
 {
-    if (!o->sequence.n_pending) return;
+    struct step *step = e->flying;
     o->sequence.n_output -= o->sequence.n_pending;
     o->sequence.n_pending = 0;
-    for (int32_t i = 0; e->flying && i < e->flying->n; i++)
-        if (e->flying->rows[i].first == o) e->flying->rows[i].first = NULL;
+    for (int32_t i = 0; step && i < step->n; i++)
+        if (step->rows[i].output == o) step->rows[i].output = NULL;
+    for (int32_t i = 0; step && i < step->n_spans; i++)
+        if (step->spans[i].output == o) step->spans[i].output = NULL;
 }
 
 /* Ends an output: its pages are free. It must then be published, after which it may be gone. */
@@ -120,23 +122,18 @@ void progress_emit(struct llm_engine *e, struct step *step)
 {
     int64_t now = clock_ns();
     for (int32_t i = 0; i < step->n; i++) {
-        struct output *o = step->rows[i].first;
+        struct output *o = step->rows[i].output;
         if (!o) continue;
         if (o->sequence.index == 0 && sequence_known(&o->sequence) == o->sequence.n_prompt + 1)
             atomic_store_explicit(&o->request->t_first_token, now, memory_order_relaxed);
-        if (o->request->max_output > 0) e->n_output_tokens += (uint64_t)step->rows[i].n;
-        for (int32_t k = 0; k < step->rows[i].n; k++) {
-            enum llm_finish_reason reason = output_judge(&o[k], &e->config);
-            note_gap(e, &o[k], now);
-            if (reason != LLM_FINISH_NONE) settle(e, &o[k], reason);
-        }
+        e->n_output_tokens += o->request->max_output > 0;
+        enum llm_finish_reason reason = output_judge(o, &e->config);
+        note_gap(e, o, now);
+        if (reason != LLM_FINISH_NONE) settle(e, o, reason);
     }
     progress_count(e);
     for (int32_t i = 0; i < step->n; i++) {
-        struct output *o = step->rows[i].first;
-        if (!o) continue;
-        int stream = o->request->stream; /* the request may be gone after its last output */
-        for (int32_t k = 0; k < step->rows[i].n; k++)
-            if (stream || o[k].finish != LLM_FINISH_NONE) publish(&o[k]);
+        struct output *o = step->rows[i].output;
+        if (o && (o->request->stream || o->finish != LLM_FINISH_NONE)) publish(o);
     }
 }

@@ -54,6 +54,21 @@ struct draft {
     int32_t max_output;
 };
 
+/* A token that comes twice gets the sum, once. Returns how many there are then. */
+static size_t merge_biases(struct llm_token_bias *list, size_t n)
+{
+    size_t kept = 0;
+    for (size_t i = 0; list && i < n; i++) {
+        size_t k = 0;
+        while (k < kept && list[k].token != list[i].token) k++;
+        if (k == kept)
+            list[kept++] = list[i];
+        else
+            list[k].bias += list[i].bias;
+    }
+    return kept;
+}
+
 static void layout_sampling(struct carve *c, const struct draft *d, struct llm_request *r)
 {
     const struct llm_sampling *from = &d->spec->sampling;
@@ -72,7 +87,10 @@ static void layout_sampling(struct carve *c, const struct draft *d, struct llm_r
     to->stop_token_ids = carve_copy(c, from->stop_token_ids, from->n_stop_token_ids, sizeof(int32_t));
     to->allowed_token_ids =
         carve_copy(c, from->allowed_token_ids, from->n_allowed_token_ids, sizeof(int32_t));
-    to->logit_bias = carve_copy(c, from->logit_bias, from->n_logit_bias, sizeof *to->logit_bias);
+    struct llm_token_bias *biases = carve(c, from->n_logit_bias, sizeof *biases);
+    if (biases && from->n_logit_bias) memcpy(biases, from->logit_bias, sizeof *biases * from->n_logit_bias);
+    to->n_logit_bias = merge_biases(biases, from->n_logit_bias);
+    to->logit_bias = biases;
     to->bad_words = NULL;
     int32_t *ids = carve(c, d->bad_ids.n, sizeof *ids);
     r->bad_words = carve(c, (size_t)d->n_bad_words, sizeof *r->bad_words);
@@ -118,18 +136,19 @@ static void layout_output(struct carve *c, const struct draft *d, struct llm_req
     struct output *o = &r->outputs[index];
     o->request = r;
     o->seat = -1;
-    o->sequence = (struct sequence){
-        .prompt = r->prompt,
-        .output = tokens,
-        .n_prompt = n_computed,
-        .index = index,
-        .priority = d->spec->priority,
-        .group = index == 0 ? r->n : 1,
-        .compute_from = r->n_prompt_logprobs ? r->score_start - (r->score_start > 0) : INT32_MAX,
-        .most_output = d->max_output,
-        .pages = pages,
-        .hashes = hashes,
-        .n_cached = -1};
+    o->sequence = (struct sequence){.prompt = r->prompt,
+                                    .output = tokens,
+                                    .n_prompt = n_computed,
+                                    .index = index,
+                                    .priority = d->spec->priority,
+                                    .group = index == 0 ? r->n : 1,
+                                    .compute_from = r->n_prompt_logprobs && index == 0
+                                                        ? r->score_start - (r->score_start > 0)
+                                                        : INT32_MAX,
+                                    .most_output = d->max_output,
+                                    .pages = pages,
+                                    .hashes = hashes,
+                                    .n_cached = -1};
     if (r->n_logprobs) o->logprobs = logprobs;
     if (counted) {
         counts_init(&o->counts, counts, slots, distinct);
@@ -175,6 +194,7 @@ static void layout(struct carve *c, const struct draft *d, struct llm_request *r
     r->prompt_logprobs = carve(c, d->n_prompt - (size_t)r->score_start,
                                sizeof *r->prompt_logprobs * (size_t)r->n_prompt_logprobs);
     if (!r->n_prompt_logprobs) r->prompt_logprobs = NULL;
+    if (r->prompt_logprobs && r->score_start == 0) r->prompt_logprobs[0].token = -1;
     for (int32_t i = 0; i < p->n; i++) layout_output(c, d, r, i);
 }
 

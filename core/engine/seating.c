@@ -39,15 +39,6 @@ static size_t list_words(const struct engine_config *c, const struct llm_request
     return n;
 }
 
-/* The device adds its biases side by side. */
-static int repeats_a_bias(const struct llm_sampling *p)
-{
-    for (size_t i = 1; i < p->n_logit_bias; i++)
-        for (size_t k = 0; k < i; k++)
-            if (p->logit_bias[k].token == p->logit_bias[i].token) return 1;
-    return 0;
-}
-
 /* Doubles of a graph among the seat's variables: its own, and whether it is left out. */
 static int32_t graph_room(const struct graph *g)
 {
@@ -73,9 +64,8 @@ enum sampled_by seating_need(const struct llm_engine *e, const struct llm_reques
 {
     const struct engine_config *config = &e->config;
     const struct llm_sampling *p = &r->sampling;
-    if (r->n > config->max_num_seqs) return BY_HOST; /* its forks do not begin in one step */
     if (r->n_logprobs - 1 > SAMPLE_MAX_LOGPROBS || list_words(config, r) > SEAT_WORDS) return BY_HOST;
-    if (repeats_a_bias(p) || (r->chain && !chain_fits(r))) return BY_HOST;
+    if (r->chain && !chain_fits(r)) return BY_HOST;
     int seat = sampler_counts_needed(p) || p->n_allowed_token_ids || r->n_bad_words || p->n_logit_bias ||
                n_young(config, p) || (r->chain && r->chain->has);
     if (e->model.seats.n == 0) return seat || r->n_logprobs ? BY_HOST : BY_DEVICE;
@@ -91,6 +81,36 @@ static void leave(struct seating *s, int32_t i)
     s->free[s->n_free++] = i;
 }
 
+/* The variables of a chain's graphs, one graph after the other, from or to its runs. Returns how many. */
+static int32_t exchange_variables(const struct output *o, double *all, int to_seat)
+{
+    const struct policy_chain *c = o->request->chain;
+    int32_t n = 0;
+    for (int32_t i = 0; c && i < c->n_links; i++) {
+        const struct graph *g = c->links[i].policy->table.graph;
+        struct policy_run *run = &policy_chain_runs(c, o->sequence.index)[i];
+        if (!g) continue;
+        size_t bytes = sizeof *all * (size_t)g->n_variables;
+        if (bytes) memcpy(to_seat ? all + n : run->variables, to_seat ? run->variables : all + n, bytes);
+        if (to_seat) all[n + g->n_variables] = run->off;
+        n += graph_room(g);
+    }
+    return n;
+}
+
+/* The host gets the variables of an output that may lose its seat. Waits for what was launched. */
+static llm_status recover(struct llm_engine *e, struct output *o, struct llm_error *err)
+{
+    struct seating *s = &e->seating;
+    if (!seating_is_in_step(s, o)) return LLM_OK;
+    s->holders[o->seat].length = -1;
+    int32_t n = exchange_variables(o, s->variables, 1);
+    if (n == 0) return LLM_OK;
+    llm_status status = e->model.seats.variables(e->model.self, o->seat, s->variables, n, err);
+    if (!status) exchange_variables(o, s->variables, 0);
+    return status;
+}
+
 /* Frees the seat of one that waits. */
 static int turn_out(struct llm_engine *e)
 {
@@ -99,7 +119,7 @@ static int turn_out(struct llm_engine *e)
     for (int32_t i = 0; i < s->n; i++) {
         struct output *o = s->holders[i].output;
         if (o->sequence.state != SEQUENCE_WAITING) continue;
-        if (seating_recover(e, o, &err)) return 0;
+        if (recover(e, o, &err)) return 0;
         leave(s, i);
         return 1;
     }
@@ -179,23 +199,6 @@ static int32_t describe(const struct engine_config *c, const struct llm_request 
     return (int32_t)(at - to->words);
 }
 
-/* The variables of a chain's graphs, one graph after the other, from or to its runs. Returns how many. */
-static int32_t exchange_variables(const struct output *o, double *all, int to_seat)
-{
-    const struct policy_chain *c = o->request->chain;
-    int32_t n = 0;
-    for (int32_t i = 0; c && i < c->n_links; i++) {
-        const struct graph *g = c->links[i].policy->table.graph;
-        struct policy_run *run = &policy_chain_runs(c, o->sequence.index)[i];
-        if (!g) continue;
-        size_t bytes = sizeof *all * (size_t)g->n_variables;
-        if (bytes) memcpy(to_seat ? all + n : run->variables, to_seat ? run->variables : all + n, bytes);
-        if (to_seat) all[n + g->n_variables] = run->off;
-        n += graph_room(g);
-    }
-    return n;
-}
-
 llm_status seating_fill(struct llm_engine *e, struct output *o, int mark, struct llm_error *err)
 {
     struct seating *s = &e->seating;
@@ -214,18 +217,6 @@ llm_status seating_fill(struct llm_engine *e, struct output *o, int mark, struct
                                    .n_variables = exchange_variables(o, s->variables, 1)};
     s->holders[o->seat].length = sequence_length(q);
     return e->model.seats.fill(e->model.self, mark, &content, err);
-}
-
-llm_status seating_recover(struct llm_engine *e, struct output *o, struct llm_error *err)
-{
-    struct seating *s = &e->seating;
-    if (!seating_is_in_step(s, o)) return LLM_OK;
-    s->holders[o->seat].length = -1;
-    int32_t n = exchange_variables(o, s->variables, 1);
-    if (n == 0) return LLM_OK;
-    llm_status status = e->model.seats.variables(e->model.self, o->seat, s->variables, n, err);
-    if (!status) exchange_variables(o, s->variables, 0);
-    return status;
 }
 
 int32_t seating_links(const struct llm_engine *e, const struct output *o, struct graph_link *links,

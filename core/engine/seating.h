@@ -46,8 +46,6 @@ int seating_is_in_step(const struct seating *s, const struct output *o);
 llm_status seating_fill(struct llm_engine *e, struct output *o, int mark, struct llm_error *err);
 /* The device makes the next token through the seat. */
 void seating_launched(struct seating *s, const struct output *o);
-/* The host makes the next token: it gets the variables, and the seat is out of step. Nothing is in flight. */
-llm_status seating_recover(struct llm_engine *e, struct output *o, struct llm_error *err);
 
 /* Fills links [SAMPLE_MAX_ROUNDS] with the graphs of an output's chain. Returns how many; the rest is 0. */
 int32_t seating_links(const struct llm_engine *e, const struct output *o, struct graph_link *links,

@@ -72,6 +72,18 @@ static inline int32_t sequence_known(const struct sequence *s)
     return s->n_prompt + s->n_output - s->n_pending;
 }
 
+/* The next token is this: the first of those being made, or one more. Returns its place in the output. */
+static inline int32_t sequence_learn(struct sequence *s, int32_t token)
+{
+    int32_t at = s->n_output - s->n_pending;
+    s->output[at] = token;
+    if (s->n_pending)
+        s->n_pending--;
+    else
+        s->n_output++;
+    return at;
+}
+
 static inline int32_t sequence_token(const struct sequence *s, int32_t i)
 {
     return i < s->n_prompt ? s->prompt[i] : s->output[i - s->n_prompt];

@@ -1,5 +1,5 @@
-/* Steps 5 to 9 of 10, of a plan: on the host one after the other, on a device that samples with the next
- * plan's launch before this one's tokens are looked at. */
+/* Steps 5 to 9 of 10, of a plan: on the host one after the other, on a device with the next plan's launch
+ * before this one's tokens are looked at. */
 
 #include "engine/step.h"
 
@@ -35,36 +35,8 @@ static llm_status forward(struct llm_engine *e, const struct batch *batch, struc
     return e->model.forward(e->model.self, batch, err);
 }
 
-/* The outputs that got a token from this item: all of its request if it was the first. */
-static struct output *outputs_of(const struct plan_item *item, int32_t *n)
-{
-    struct output *o = output_of(item->sequence);
-    *n = o->sequence.index == 0 && o->sequence.n_output == 1 ? o->request->n : 1;
-    return o;
-}
-
-static void list_rows(struct llm_engine *e, struct step *step)
-{
-    step->n = 0;
-    for (int32_t i = 0; i < e->plan->n_items; i++) {
-        int32_t n;
-        if (!e->plan->items[i].last) continue;
-        struct output *o = outputs_of(&e->plan->items[i], &n);
-        step->rows[step->n++] = (struct step_row){o, n, -1};
-    }
-}
-
 /* ---- a step on the host ---------------------------------------------------------------------------------
  */
-
-/* The host makes tokens that a device made so far. */
-static llm_status recover_seats(struct llm_engine *e, struct llm_error *err)
-{
-    llm_status status = LLM_OK;
-    for (int32_t i = 0; i < e->plan->n_items && !status; i++)
-        if (e->plan->items[i].last) status = seating_recover(e, output_of(e->plan->items[i].sequence), err);
-    return status;
-}
 
 static llm_status host_step(struct llm_engine *e, struct step *step, struct llm_error *err)
 {
@@ -76,13 +48,12 @@ static llm_status host_step(struct llm_engine *e, struct step *step, struct llm_
     pace_learn(&e->pace, batch->n_tokens, launched, clock_ns());
     scheduler_advance(&e->scheduler);
     scheduler_name(&e->scheduler);
-    status = recover_seats(e, err);
-    if (!status) status = engine_sample(e, batch, err);
-    if (!status) list_rows(e, step);
+    status = engine_sample(e, batch, step, err);
+    if (!status) progress_emit(e, step);
     return status;
 }
 
-/* ---- a step on a device that samples --------------------------------------------------------------------
+/* ---- a step on a device --------------------------------------------------------------------
  */
 
 /* Nothing is in flight afterwards. */
@@ -90,22 +61,22 @@ static llm_status finish_flying(struct llm_engine *e, struct llm_error *err)
 {
     struct step *step = e->flying;
     e->flying = NULL;
-    llm_status status = step ? launch_collect(e, step, err) : LLM_OK;
-    if (step && !status) progress_emit(e, step);
+    llm_status status = launch_collect(e, step, err);
+    if (!status) progress_emit(e, step);
     return status;
 }
 
 /* Launches the plan, and only then looks at the step before it, which the device has made meanwhile; or
- * before, if hooks have a say in the tokens that the plan feeds on. */
+ * before, if the host has a say in the tokens that the plan feeds on. */
 static llm_status device_step(struct llm_engine *e, struct llm_error *err)
 {
     struct step *before = e->flying, *step = &e->steps[before == &e->steps[0]];
-    int hooks_choose = before && before->n_candidates > 0;
+    int waits = before && before->waits;
     note_plan(e);
     llm_status status = launch_describe(e, step, err);
-    if (!status && !hooks_choose) status = launch_go(e, step, err);
+    if (!status && !waits) status = launch_go(e, step, err);
     if (!status && before) status = launch_collect(e, before, err);
-    if (!status && hooks_choose) status = launch_go(e, step, err);
+    if (!status && waits) status = launch_go(e, step, err);
     if (status) return status;
     e->flying = step;
     scheduler_name(&e->scheduler);
@@ -116,32 +87,20 @@ static llm_status device_step(struct llm_engine *e, struct llm_error *err)
 /* ---- a step ---------------------------------------------------------------------------------------------
  */
 
-static void note_time(struct llm_engine *e)
+llm_status step_run(struct llm_engine *e, struct llm_error *err)
 {
+    llm_status status = LLM_OK;
+    int settle = e->plan->n_tokens == 0 || (e->model.launch && launch_prepare(e));
+    if (settle && e->flying) {
+        status = finish_flying(e, err);
+        plan_close_holes(e->plan);
+    }
+    if (!status && e->plan->n_tokens > 0) {
+        e->n_steps++;
+        status = e->model.launch ? device_step(e, err) : host_step(e, &e->steps[0], err);
+    }
     int64_t now = clock_ns();
     e->busy_ns += (uint64_t)(now - e->now);
     e->now = now;
-}
-
-/* What the device owes is collected first. */
-static llm_status settled_step(struct llm_engine *e, struct llm_error *err)
-{
-    llm_status status = finish_flying(e, err);
-    plan_close_holes(e->plan);
-    if (status || e->plan->n_tokens == 0) return status;
-    e->n_steps++;
-    if (launch_way(e) != LAUNCH_NEVER) return device_step(e, err);
-    status = host_step(e, &e->steps[0], err);
-    note_time(e);
-    if (!status) progress_emit(e, &e->steps[0]);
-    return status;
-}
-
-llm_status step_run(struct llm_engine *e, struct llm_error *err)
-{
-    int ahead = e->plan->n_tokens > 0 && launch_way(e) == LAUNCH_AHEAD;
-    e->n_steps += ahead;
-    llm_status status = ahead ? device_step(e, err) : settled_step(e, err);
-    note_time(e);
     return status;
 }

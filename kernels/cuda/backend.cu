@@ -295,6 +295,7 @@ static struct sampling_ops make_sampling_table(void)
     s.sample = cuda_sample;
     s.candidates = cuda_candidates;
     s.logprobs = cuda_logprobs;
+    s.score = cuda_score;
     return s;
 }
 

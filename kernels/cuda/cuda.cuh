@@ -162,6 +162,7 @@ llm_status cuda_check_rows(struct backend *be, const struct sample_args *a);
 llm_status cuda_sample(struct backend *be, const struct sample_args *a);
 llm_status cuda_candidates(struct backend *be, const struct sample_args *a);
 llm_status cuda_logprobs(struct backend *be, const struct sample_args *a);
+llm_status cuda_score(struct backend *be, const struct score_args *a);
 llm_status cuda_fill(struct backend *be, void *to, enum llm_dtype dtype, int64_t n, uint64_t state,
                      float deviation);
 
