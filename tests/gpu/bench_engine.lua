@@ -4,13 +4,14 @@ local llm = require "llm"
 local opts = llm.options(arg, {
   { name = "config", type = "path", help = "directory with a config.json" },
   { name = "quick", type = "boolean", initial = false, help = "the rows that say most" },
-  { name = "rows", type = "string", many = true, help = "decode, ask, policy, prefill, offline", default = "all" },
+  { name = "rows", type = "string", many = true, help = "decode, ask, score (a part of ask), policy, prefill, offline", default = "all" },
   { name = "batch", type = "integer", many = true, help = "decode rows of these batch sizes at 1024 alone" },
   { name = "length", type = "integer", many = true, help = "prefill rows of these lengths alone" },
   { name = "json_file", type = "path", help = "add an object a line to this file" },
 })
 opts.model, opts.load_format, opts.skip_tokenizer_init = opts.config, "dummy", true
 opts.max_model_len = opts.max_model_len or 33000
+opts.max_logprobs = opts.max_logprobs or 100
 math.randomseed(1)
 local began = llm.now()
 local engine = llm.engine(opts)
@@ -22,9 +23,15 @@ local function random_ids(n)
   return ids
 end
 
-local function generate(prompts, n, more)
+local function params_of(n, more)
   local params = { temperature = 0, max_tokens = n, ignore_eos = true, detokenize = false }
   for k, v in pairs(more or {}) do params[k] = v end
+  return params
+end
+
+-- more: parameters besides; or, a list, all parameters of each prompt.
+local function generate(prompts, n, more)
+  local params = more and more[1] and more or params_of(n, more)
   local start = llm.now()
   local outputs = engine:generate(prompts, params, { progress = false })
   return outputs, llm.now() - start
@@ -49,10 +56,8 @@ report("start to first tokens", llm.now() - began, "s", info.isa)
 
 -- Microseconds a step in which the host works and does not wait for the device, while all sequences decode.
 local function host_time(prompts, more)
-  local params = { temperature = 0, max_tokens = 120, ignore_eos = true, detokenize = false }
-  for k, v in pairs(more or {}) do params[k] = v end
   local streams, n_tokens = {}, 0
-  for i, ids in ipairs(prompts) do streams[i] = engine:stream(ids, params) end
+  for i, ids in ipairs(prompts) do streams[i] = engine:stream(ids, more and more[1] and more[i] or params_of(120, more)) end
   for i = #streams, 1, -1 do streams[i]:next() end
   local before = engine:stats()
   while n_tokens < 40 do n_tokens = n_tokens + #streams[1]:next().token_ids end
@@ -130,8 +135,55 @@ for id = 1, 20 do
   asks[3][2].logit_bias[id], asks[4][2].logit_bias[id] = 1, 1
 end
 
+-- One of a batch asks for something, the others do not.
+local function one_of(batch, more)
+  local list = {}
+  for i = 1, batch do list[i] = params_of(64, i == batch / 2 and more or nil) end
+  return list
+end
+
+-- A batch decodes 64 tokens while as many prompts of 256 tokens are read, as an evaluation sends them: what it costs all
+-- that these are scored.
+local function beside_scored(batch, depth)
+  local prompts = prepare(batch, depth)
+  local function seconds(more)
+    local all, params = {}, {}
+    for i = 1, batch do
+      all[i], params[i] = prompts[i], params_of(64)
+      all[batch + i], params[batch + i] = random_ids(256), params_of(1, more)
+    end
+    local _, s = generate(all, nil, params)
+    return s
+  end
+  local plain, scored = {}, {}
+  seconds{ prompt_logprobs = 1 }
+  for i = 1, 3 do plain[i], scored[i] = seconds(), seconds{ prompt_logprobs = 1 } end
+  report(("b%d for 64 tokens, %d prompts scored"):format(batch, batch), median(scored) * 1e3, "ms",
+    ("not scored %.2f"):format(median(plain) * 1e3))
+end
+
+-- Milliseconds to the first token of a prompt that nobody has read.
+local function prefill(n, more)
+  generate({ random_ids(n) }, 1, more)
+  local best = math.huge
+  for _ = 1, 3 do
+    local outputs = generate({ random_ids(n) }, 1, more)
+    best = math.min(best, outputs[1].metrics.time_to_first_token)
+  end
+  return best * 1e3
+end
+
 if wanted "ask" then
   for _, ask in ipairs(asks) do beside_plain(64, 1024, ask[2], ask[1]) end
+end
+
+if wanted "ask" or wanted "score" then
+  beside_plain(64, 1024, one_of(64, { logprobs = 100 }), "logprobs 100 for one")
+  beside_scored(64, 1024)
+  for _, k in ipairs{ 0, 20 } do
+    report(("prefill 8192 with prompt_logprobs %d"):format(k), prefill(8192, { prompt_logprobs = k }), "ms",
+      ("without %.2f"):format(prefill(8192)))
+  end
 end
 
 -- A policy that bans one token of each request, by each kind of hook; beside the plain step.
@@ -157,13 +209,8 @@ end
 
 if wanted "prefill" then
   for _, n in ipairs(opts.length or opts.quick and { 1024, 8192 } or { 1024, 4096, 8192, 16384, 30000 }) do
-    generate({ random_ids(n) }, 1)
-    local best = math.huge
-    for _ = 1, 3 do
-      local outputs = generate({ random_ids(n) }, 1)
-      best = math.min(best, outputs[1].metrics.time_to_first_token)
-    end
-    report(("prefill %d"):format(n), best * 1e3, "ms", ("%.0f tok/s"):format(n / best))
+    local ms = prefill(n)
+    report(("prefill %d"):format(n), ms, "ms", ("%.0f tok/s"):format(n / ms * 1e3))
   end
 end
 

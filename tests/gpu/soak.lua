@@ -1,7 +1,7 @@
 -- Random requests on a device and on the CPU, side by side: the same tokens but for near-ties, and nothing left behind.
 -- Prompts share beginnings, some requests sample (seeded) and some do not, some want several sequences, some ask for all
--- that sampling has, log-probabilities and policies of each kind, some are given up half-way, and KV memory is so small
--- that sequences are set back. Ends with one line; exit code 1: something is
+-- that sampling has, log-probabilities of prompts and outputs, which are compared too, and policies of each kind, some are
+-- given up half-way, and KV memory is so small that sequences are set back. Ends with one line; exit code 1: something is
 -- wrong, and the lines before say what.
 local llm = require "llm"
 local opts = llm.options(arg, {
@@ -18,9 +18,10 @@ opts.block_size = opts.block_size or 16
 opts.max_model_len = opts.max_model_len or 512
 opts.max_num_seqs = opts.max_num_seqs or 48
 opts.max_num_batched_tokens = opts.max_num_batched_tokens or 384
+opts.max_logprobs = opts.max_logprobs or -1
 local reference_opts = { device = "cpu" }
 for _, name in ipairs{ "model", "load_format", "skip_tokenizer_init", "dtype", "kv_cache_memory", "block_size",
-  "max_model_len", "max_num_seqs", "max_num_batched_tokens", "seed" } do reference_opts[name] = opts[name] end
+  "max_model_len", "max_num_seqs", "max_num_batched_tokens", "max_logprobs", "seed" } do reference_opts[name] = opts[name] end
 -- Logits of two float32 backends differ by less; tokens closer than this are as good as equal.
 local NEAR = 2e-3
 local WAVE = 96
@@ -83,8 +84,8 @@ local function ask_for_more(params)
     params.logit_bias = {}
     for _, id in ipairs(some_tokens(20)) do params.logit_bias[id] = random(-5, 5) end
   end
-  if random() < 0.2 then params.logprobs = random(0, 20) end
-  if random() < 0.02 then params.prompt_logprobs = 1 end -- the host's
+  if random() < 0.2 then params.logprobs = random() < 0.9 and random(0, 20) or 100 end
+  if random() < 0.15 then params.prompt_logprobs = random() < 0.9 and random(0, 20) or 100 end -- 100: the host's rows
   if random() > 0.4 then return end
   params.policy = {}
   for i = 1, random(2) do params.policy[i] = policy_names[random(#policy_names)] end
@@ -113,7 +114,7 @@ end
 -- Begins a request; what comes is kept by sequence.
 local function begin(e, request)
   local run = { stream = e:stream(request.ids, request.params), outputs = {} }
-  for i = 0, (request.params.n or 1) - 1 do run.outputs[i] = { ids = {} } end
+  for i = 0, (request.params.n or 1) - 1 do run.outputs[i] = { ids = {}, rows = {} } end
   return run
 end
 
@@ -123,6 +124,7 @@ local function advance(run, give_up)
   if not delta then return true end
   local output = run.outputs[delta.index]
   for _, id in ipairs(delta.token_ids) do output.ids[#output.ids + 1] = id end
+  for _, row in ipairs(delta.logprobs or {}) do output.rows[#output.rows + 1] = row end
   output.finish = delta.finish_reason or output.finish
   if not give_up or #run.outputs[0].ids < give_up then return false end
   run.stream:close()
@@ -142,7 +144,36 @@ local function drive(runs)
   end
 end
 
-local counts = { tokens = 0, greedy_ties = 0, sampled = 0, drifts = 0 }
+local counts = { tokens = 0, greedy_ties = 0, sampled = 0, drifts = 0, rows = 0 }
+
+-- A row of log-probabilities of this token and the k likeliest, on both: the same numbers, place by place; at a place may
+-- be another token that is about as likely.
+local function compare_row(what, id, k, got, want)
+  if not got or not want or not got[id] or not want[id] then return complain("%s: no log-probability", what) end
+  counts.rows = counts.rows + 1
+  local d = math.abs(got[id].logprob - want[id].logprob)
+  if d > NEAR then complain("%s: token %d has %g, not %g", what, id, got[id].logprob, want[id].logprob) end
+  local mine, theirs = {}, {}
+  for _, e in pairs(got) do if e.rank <= k then mine[e.rank] = e.logprob end end
+  for _, e in pairs(want) do if e.rank <= k then theirs[e.rank] = e.logprob end end
+  for rank = 1, k do
+    local a, b = mine[rank], theirs[rank]
+    if not a or not b or math.abs(a - b) > NEAR then
+      complain("%s: rank %d has %s, not %s", what, rank, tostring(a), tostring(b))
+    end
+  end
+end
+
+local function compare_prompt(request, got, want)
+  local k = request.params.prompt_logprobs
+  if not k then return end
+  if not got or not want or #got ~= #request.ids or #want ~= #request.ids then
+    return complain("request %d: not all of its prompt has log-probabilities", request.number)
+  end
+  for i = 2, #request.ids do
+    compare_row(("request %d, prompt token %d"):format(request.number, i), request.ids[i], k, got[i], want[i])
+  end
+end
 
 -- By the reference's logits, how much likelier the first of two tokens is than the second, after these ids.
 local function gap(ids, a, b)
@@ -176,6 +207,10 @@ local function compare(request, index, got, want, given_up)
       end
       return
     end
+    if request.params.logprobs then
+      compare_row(("request %d.%d, token %d"):format(request.number, index, i), a, request.params.logprobs, got.rows[i],
+        want.rows[i])
+    end
   end
   if not given_up and got.finish ~= want.finish then
     complain("request %d.%d ends by %s, not %s", request.number, index, got.finish, want.finish)
@@ -194,6 +229,9 @@ while n_requests < opts.requests and llm.now() - began < opts.seconds do
   end
   drive(runs)
   for _, p in ipairs(pairs_of) do
+    if not (p.mine.given_up or p.theirs.given_up) then
+      compare_prompt(p.request, p.mine.stream:info().prompt_logprobs, p.theirs.stream:info().prompt_logprobs)
+    end
     for index = 0, (p.request.params.n or 1) - 1 do
       n_outputs = n_outputs + 1
       if p.request.params.temperature > 0 or p.request.asks then counts.sampled = counts.sampled + 1 end
@@ -228,9 +266,9 @@ end
 local stats = expect_rest("device", engine)
 expect_rest("reference", reference)
 print(("soak on %s: %d requests, %d outputs, %d tokens in %.0f s; %d steps, %d preemptions, %d prefix hits; %d near-ties, "
-  .. "%d of %d sampled outputs drifted; %d wrong"):format(engine:info().isa, n_requests, n_outputs, counts.tokens,
-  llm.now() - began, stats.n_steps, stats.n_preemptions, stats.n_prefix_hits, counts.greedy_ties, counts.drifts,
-  counts.sampled, wrong))
+  .. "%d of %d sampled outputs drifted; %d rows of log-probabilities; %d wrong"):format(engine:info().isa, n_requests,
+  n_outputs, counts.tokens, llm.now() - began, stats.n_steps, stats.n_preemptions, stats.n_prefix_hits, counts.greedy_ties,
+  counts.drifts, counts.sampled, counts.rows, wrong))
 engine:close()
 reference:close()
 os.exit(wrong == 0 and 0 or 1)

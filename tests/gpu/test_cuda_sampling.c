@@ -367,7 +367,7 @@ static void run_stages(struct batch *b)
  */
 
 static struct {
-    int rows, barren, other_token, lists, other_list;
+    int rows, barren, other_token, lists, other_list, scored;
 } seen;
 
 /* The counts of a sequence's tokens, as the engine keeps them; the caller frees them. */
@@ -504,6 +504,44 @@ static void compare(struct batch *b)
     assert_int_equal(padding->token, (int32_t)0xa5a5a5a5);
 }
 
+/* The batch's rows as if they were a prompt's: any token's log-probability, and the likeliest, of all but the
+ * first `skip`. */
+static void compare_scores(struct batch *b, int32_t skip)
+{
+    static const int32_t widths[] = {0, 1, 5, 20, 64};
+    int32_t n = b->n + 1 - skip, k = widths[random_below(5)];
+    if (k > b->vocab) k = b->vocab;
+    size_t bytes = (size_t)n * (size_t)(1 + k) * sizeof(struct llm_logprob);
+    struct llm_logprob *got = allocated(1, bytes), want[1 + SAMPLE_MAX_LOGPROBS];
+    int32_t *tokens = allocated((size_t)n, sizeof *tokens), *on = on_device((size_t)n * sizeof *tokens);
+    struct sample_logprob *out = on_device(bytes);
+    for (int32_t i = 0; i < n; i++) tokens[i] = random_below(b->vocab);
+    put(on, tokens, sizeof *tokens * (size_t)n);
+    const struct score_args a = {.n = n,
+                                 .vocab_size = b->vocab,
+                                 .n_logprobs = k,
+                                 .tokens = on,
+                                 .logits = b->a.logits + (size_t)skip * (size_t)b->vocab,
+                                 .logits_stride = b->vocab,
+                                 .out = out};
+    assert_int_equal(be->device->sampling->score(be, &a), LLM_OK);
+    get(got, out, bytes);
+    for (int32_t i = 0; i < n; i++) {
+        const struct llm_logprob *row = got + (size_t)i * (size_t)(1 + k);
+        sampler_logprobs(&b->sampler, b->logits + (size_t)(skip + i) * (size_t)b->vocab, tokens[i], k, want);
+        for (int32_t j = 0; j <= k; j++)
+            if (row[j].token != want[j].token || row[j].rank != want[j].rank ||
+                !close_to(row[j].logprob, want[j].logprob))
+                fail_msg(
+                    "vocabulary %d, scored row %d, entry %d of %d: token %d, rank %d, %.9g; not %d, %d, %.9g",
+                    b->vocab, i, j, k, row[j].token, row[j].rank, (double)row[j].logprob, want[j].token,
+                    want[j].rank, (double)want[j].logprob);
+    }
+    seen.scored += n;
+    be->free(be, on, 0), be->free(be, out, 0);
+    free(got), free(tokens);
+}
+
 /* Histories and counts on the device are the host's. The last token has not been noted. */
 static void compare_seats(struct batch *b)
 {
@@ -564,6 +602,7 @@ static void follow(int32_t vocab, int32_t n)
         make_rows(&b, step);
         run_stages(&b);
         compare(&b);
+        compare_scores(&b, step % 3);
         advance(&b);
     }
     compare_seats(&b);
@@ -584,9 +623,10 @@ static void sequences(void **state)
         follow(128256, n);
         follow(600001, 8); /* chunks of two pieces */
     }
-    printf("%d rows, %d barren; %d draws and %d of %d lists of candidates differ from the host's\n",
-           seen.rows, seen.barren, seen.other_token, seen.other_list, seen.lists);
-    assert_true(seen.barren > 0 && seen.lists > 0);
+    printf(
+        "%d rows, %d barren, %d scored; %d draws and %d of %d lists of candidates differ from the host's\n",
+        seen.rows, seen.barren, seen.scored, seen.other_token, seen.other_list, seen.lists);
+    assert_true(seen.barren > 0 && seen.lists > 0 && seen.scored > 0);
     assert_true(seen.other_token * 100 < seen.rows);
     assert_true(seen.other_list * 100 < seen.lists);
 }
