@@ -40,5 +40,5 @@ server:get("/version", openai.version())
 server:get("/upstreams", function(_, res) res:json(llm.json.array(pool:stats())) end)
 server:get("/metrics", llm.metrics)
 
-llm.try(server.listen, server)
+llm.try(assert, server:listen())
 server:run(function() io.stderr:write(("Serving %d upstreams at %s\n"):format(#opts.upstream, server:url())) end)

@@ -27,6 +27,6 @@ server:get("/load", openai.load(engine, server))
 server:get("/metrics", llm.metrics)
 openai.page(server, engine, opts) -- a chat page at /
 
-llm.try(server.listen, server)
+llm.try(assert, server:listen())
 server:run(function() io.stderr:write(("Serving %s at %s\n"):format(engine.model, server:url())) end)
 engine:close()

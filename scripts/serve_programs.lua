@@ -26,7 +26,7 @@ server:get("/v1/models", openai.models(engine, opts))
 server:get("/health", openai.live())
 server:get("/metrics", llm.metrics)
 
-llm.try(server.listen, server)
+llm.try(assert, server:listen())
 io.stderr:write(("Serving programs on %s at %s\n"):format(engine.model, server:url()))
 server:run()
 engine:close()

@@ -128,13 +128,16 @@ static llm_status take_pages(const struct llm_engine_options *o, size_t page_byt
     if (pages > most) pages = most;
     if (pages < longest) {
         uint64_t fits = pages * (uint64_t)c->block_size;
+        char other[64] = "";
+        if (fits)
+            snprintf(other, sizeof other, ", or set max_model_len to at most %llu", (unsigned long long)fits);
         return llm_fail(
             err, LLM_EINVAL,
             "one sequence of max_model_len = %d tokens takes %s of KV memory; %s %s holds %llu tokens: "
-            "raise kv_cache_memory, or set max_model_len to at most %llu",
+            "raise kv_cache_memory%s",
             c->max_model_len, size_text(longest * page_bytes).text,
             o->kv_cache_memory ? "kv_cache_memory =" : "the default of", size_text(bytes).text,
-            (unsigned long long)fits, (unsigned long long)fits);
+            (unsigned long long)fits, other);
     }
     c->n_pages = (int32_t)pages;
     return LLM_OK;

@@ -70,11 +70,14 @@ static void make_socket_bio(void)
 
 /* ---- contexts ------------------------------------------------------------------------------------------ */
 
+/* The first error of several is the cause: of a file that is missing, the last is "system lib". */
 static llm_status fail_openssl(struct llm_error *err, const char *what, const char *file)
 {
-    char reason[200];
+    unsigned long code = ERR_peek_error();
+    const char *reason =
+        ERR_GET_LIB(code) == ERR_LIB_SYS ? strerror(ERR_GET_REASON(code)) : ERR_reason_error_string(code);
     return llm_fail(err, LLM_EINVAL, "TLS: %s%s%s: %s", what, file ? " " : "", file ? file : "",
-                    net_tls_reason(NULL, reason, sizeof reason));
+                    reason ? reason : "OpenSSL does not say why");
 }
 
 /* Takes http/1.1 from the client's list; a client that offers only others is told so by an alert. */

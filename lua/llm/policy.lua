@@ -130,7 +130,7 @@ function M.load_text(...) return tasks.apart(say_lost, load_text, ...) end
 
 local function load_file(engine, path, options)
   local text, message = read_file(path)
-  if not text then return nil, { message = "cannot read a policy: " .. message, file = path } end
+  if not text then return nil, { message = "cannot read the script: " .. message, file = path } end
   local record = record_of(engine)
   local known = record.files[path]
   local file = { text = text, name = known and known.name, options = options }

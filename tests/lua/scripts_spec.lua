@@ -178,6 +178,21 @@ describe("generate.lua", function()
   end)
 end)
 
+describe("scripts that serve", function()
+  for script, words in pairs {
+    ["serve.lua"] = { "--model", "null", "--load-format", "null", "--uds", "/nonexistent/socket" },
+    ["router.lua"] = { "--upstream", "http://localhost:1", "--host", "nowhere.invalid" },
+    ["serve_programs.lua"] = { "--model", "null", "--load-format", "null", "--host", "nowhere.invalid" },
+  } do
+    it("say why they cannot listen: " .. script, function()
+      local result = run { script, unpack(words) }
+      assert.equal(1, result.code)
+      assert.equal(1, #lines_of(result.err), result.err)
+      has(result.err, "llmlua: cannot listen on " .. words[#words])
+    end)
+  end
+end)
+
 describe("tokenize.lua", function()
   it("prints the ids of its input, and decodes them", function()
     local text = "Hello <|im_start|> wörld\n\t 😀"
