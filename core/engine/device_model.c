@@ -364,9 +364,11 @@ llm_status device_raw_rows(void *self, const int32_t *places, int32_t n, float *
     const struct device_io *io = m->io;
     size_t width = (size_t)io->vocab_size, bytes = sizeof *out * width;
     llm_status st = LLM_OK;
-    for (int32_t i = 0; i < n && !st; i++)
+    for (int32_t i = 0, end; i < n && !st; i = end) { /* neighbours at once */
+        for (end = i + 1; end < n && places[end] == places[end - 1] + 1;) end++;
         st = io->ops->download(m->backend, out + (size_t)i * width, io->logits + (size_t)places[i] * width,
-                               bytes);
+                               bytes * (size_t)(end - i));
+    }
     return st ? device_failed(m, err) : LLM_OK;
 }
 
