@@ -204,20 +204,9 @@ static int fake_run_graph(struct fake_device *d, const struct graph *g, const st
 {
     struct fake_seat *s = &d->seats[r->seat];
     double *variables = s->variables + link->variables;
-    struct graph_call call = {.row = d->row,
-                              .variables = variables,
-                              .args = link->args,
-                              .prompt = s->history,
-                              .n_prompt = s->seat.n_prompt,
-                              .output = s->history + s->seat.n_prompt,
-                              .n_output = s->n - s->seat.n_prompt,
-                              .seed = r->seed,
-                              .stream = r->stream,
-                              .position = r->position,
-                              .temperature = r->temperature,
-                              .top_p = r->top_p,
-                              .min_p = r->min_p,
-                              .top_k = r->top_k};
+    struct graph_call call = seat_input_graph(r, d->row, s->history, s->seat.n_prompt, s->n);
+    call.variables = variables;
+    call.args = link->args;
     struct llm_error err;
     size_t bytes = sizeof(float) * (size_t)d->model->vocab_size;
     if (variables[g->n_variables] != 0) return 0; /* left out */

@@ -581,25 +581,15 @@ static void run_graph_on(const struct sample_args *a, int32_t i, const struct de
     const struct sample_row *r = &a->rows[i];
     const struct seats *s = &a->seats;
     const struct seat *t = &s->seat[r->seat];
-    const int32_t *history = history_of(s, r->seat);
     double *variables = s->variables + (size_t)r->seat * SEAT_VARIABLES + link->variables;
     size_t bytes = sizeof(float) * (size_t)a->vocab_size;
     struct llm_error err;
     if (variables[g->graph->n_variables] != 0) return;
-    struct graph_call call = {.row = memcpy(host->row, a->state[i].at, bytes),
-                              .variables = variables,
-                              .args = link->args,
-                              .prompt = history,
-                              .n_prompt = t->n_prompt,
-                              .output = history + t->n_prompt,
-                              .n_output = (int32_t)r->position - t->n_prompt,
-                              .seed = r->seed,
-                              .stream = r->stream,
-                              .position = r->position,
-                              .temperature = r->temperature,
-                              .top_p = r->top_p,
-                              .min_p = r->min_p,
-                              .top_k = r->top_k};
+    memcpy(host->row, a->state[i].at, bytes);
+    struct graph_call call =
+        seat_input_graph(r, host->row, history_of(s, r->seat), t->n_prompt, (int32_t)r->position);
+    call.variables = variables;
+    call.args = link->args;
     if (graph_run(g->graph, host->scratch, &call, &err)) {
         must(link->forgiving); /* the test's others do not fail */
         variables[g->graph->n_variables] = 1;

@@ -1,10 +1,11 @@
 #ifndef SEAT_INPUT_H
 #define SEAT_INPUT_H
 
-/* What a seat (kernels/sampling.h) and a row say, as the engine's sampler is told it: for devices that are
- * imitated on the CPU. */
+/* What a seat (kernels/sampling.h) and a row say, as the engine's sampler and the interpreter of graphs are
+ * told it: for devices that are imitated on the CPU, and to compare others with. */
 
 #include "engine/sampler.h"
+#include "graph/graph.h"
 #include "kernels/sampling.h"
 
 #include <string.h>
@@ -49,6 +50,24 @@ static inline void seat_input_seat(struct seat_input *q, const struct seat *t)
     }
     q->in.bad_words = q->bad;
     q->in.n_bad_words = t->n_bad_words;
+}
+
+/* The run of a graph on a row of a sequence that has n_history tokens, the first n_prompt its prompt's. */
+static inline struct graph_call seat_input_graph(const struct sample_row *r, float *row,
+                                                 const int32_t *history, int32_t n_prompt, int32_t n_history)
+{
+    return (struct graph_call){.row = row,
+                               .prompt = history,
+                               .n_prompt = n_prompt,
+                               .output = history + n_prompt,
+                               .n_output = n_history - n_prompt,
+                               .seed = r->seed,
+                               .stream = r->stream,
+                               .position = r->position,
+                               .temperature = r->temperature,
+                               .top_p = r->top_p,
+                               .min_p = r->min_p,
+                               .top_k = r->top_k};
 }
 
 #endif

@@ -1,8 +1,9 @@
 #ifndef LLM_KERNELS_CUDA_GRAPH_EMITTER_H
 #define LLM_KERNELS_CUDA_GRAPH_EMITTER_H
 
-/* What the files that write the source of a graph's kernel share: graph_emit.c the sweeps and the whole,
- * graph_emit_num.c what is one number a sequence, graph_emit_row.c the elements of rows. */
+/* What the files that write the source of a graph's kernel share: graph_emit.c writes the whole,
+ * graph_emit_sweep.c sweeps over the row, graph_emit_num.c what is one number a sequence, graph_emit_row.c
+ * the elements of rows. */
 
 #include "graph/lower.h"
 #include "graph/plan.h"
@@ -36,6 +37,12 @@ static inline const struct graph_node *emit_node(const struct emitter *e, int32_
 {
     return &e->g->nodes[node];
 }
+
+/* ---- graph_emit_sweep.c ----------------------------------------------------------------------------------
+ */
+
+/* The reductions of a pass, and the row that it makes. */
+void emit_pass(struct emitter *e, const struct plan_pass *pass);
 
 /* ---- graph_emit_num.c ------------------------------------------------------------------------------------
  */
