@@ -1,6 +1,7 @@
 -- What streams feel of a policy that is loaded beside them: the longest time between two deltas of any of them, while
 -- nothing else happens; while the event loop itself loads a policy whose graph was never compiled; while another thread
--- does (engine:load_policy in a task); when the graph is in the cache; and when policies are removed.
+-- does (engine:load_policy in a task); when the graph is in the cache, and when a generation too many is let go for it;
+-- and when policies are removed.
 local llm = require "llm"
 local tasks = require "llm.task"
 local opts = llm.options(arg, {
@@ -41,8 +42,8 @@ local running, gaps, longest = true, {}, 0
 local function stream()
   local ids = {}
   for i = 1, opts.depth do ids[i] = math.random(0, engine:info().vocab_size - 1) end
-  local last
   while running do
+    local last
     local deltas = engine:stream(ids, { temperature = 1, max_tokens = 8192, ignore_eos = true, detokenize = false })
     for _ in function() return running and deltas:next() or nil end do
       local now = llm.now()
@@ -91,6 +92,8 @@ tasks.run(function()
     window("beside, with history", function() engine:load_policy(name, text) end)
     window("cached, on the loop", function() on_the_loop(unpack(cached)) end)
     window("cached, beside", function() engine:load_policy(unpack(cached)) end)
+    for _ = 1, 4 do engine:load_policy(unpack(cached)) end
+    window("cached, one is let go", function() engine:load_policy(unpack(cached)) end)
     local list = {}
     for i = 1, 4 do list[i] = { new_policy() } end
     window("four beside", function()
