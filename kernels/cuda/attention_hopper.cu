@@ -19,7 +19,7 @@ __device__ __forceinline__ int32_t turn_barrier(int32_t group)
     return 3 + group;
 }
 
-#ifdef HAVE_WGMMA
+#if HOPPER
 /* Where a warpgroup is in the rings, and what it computes with. */
 template <int HD> struct hopper_group {
     const struct hopper_barriers &bar;
@@ -50,7 +50,7 @@ __device__ __forceinline__ void next_sums(struct hopper_group<HD> &g, struct hop
     barrier_wait(g.bar.v_full + 8 * g.v.stage, g.v.phase);
     if (left < layout::KEYS) {
         clear_rows<HD>(g.memory + layout::V_AT + g.v.stage * layout::TILE, left);
-        fence_async_proxy();
+        async_fence();
         named_sync(g.own, 128);
     }
     begin_sums<T, HD>(st.sum, p, g.smem + layout::V_AT + g.v.stage * layout::TILE);
@@ -63,7 +63,33 @@ template <int STAGES> __device__ __forceinline__ void release(uint32_t empty, st
     at.next();
 }
 
-/* The results of an item whose q is at `q`. */
+/* The scores of the next tile of K, while the sums of the next tile of V begin. */
+template <typename T, int HD>
+__device__ __forceinline__ void scores_and_sums(struct hopper_group<HD> &g, struct hopper_state<HD> &st,
+                                                float (&s)[hopper_layout<HD>::KEYS / 8][4],
+                                                const uint32_t (&p)[hopper_layout<HD>::KEYS / 16][4],
+                                                int32_t left)
+{
+    barrier_wait(g.bar.k_full + 8 * g.k.stage, g.k.phase);
+    named_sync(g.turn, 256);
+    next_scores<T, HD>(g, s);
+    next_sums<T, HD>(g, st, p, left);
+    named_arrive(g.other_turn, 256);
+    wgmma_wait<1>();
+    wgmma_pin(s);
+    release(g.bar.k_empty, g.k);
+}
+
+/* Waits for the sums that began. */
+template <int HD>
+__device__ __forceinline__ void end_sums(struct hopper_group<HD> &g, struct hopper_state<HD> &st)
+{
+    wgmma_wait<0>();
+    wgmma_pin(st.sum);
+    release(g.bar.v_empty, g.v);
+}
+
+/* The results of an item whose q is at `q_stage`. */
 template <typename T, int HD>
 __device__ __forceinline__ void store_item(struct hopper_group<HD> &g, struct hopper_state<HD> &st,
                                            const struct attention_call &a, const struct hopper_item &it,
@@ -91,10 +117,7 @@ __device__ __forceinline__ void consume(const struct attention_call &a, const st
     const int32_t row = group * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
     struct hopper_group<HD> g = {
         bar, memory, smem_address(memory), group * 64, own_barrier(group), turn_barrier(group),
-            turn_barrier(1 - group), {0, 0}, {0, 0},
-        {
-            0, 0
-        }
+            turn_barrier(1 - group)
     };
     float s[N][4];
     uint32_t p[N / 2][4];
@@ -107,56 +130,35 @@ __device__ __forceinline__ void consume(const struct attention_call &a, const st
     state_clear(st);
     barrier_wait(bar.k_full + 8 * g.k.stage, g.k.phase);
     next_scores<T, HD>(g, s);
-    products_wait<0>();
-    pin(s);
+    wgmma_wait<0>();
+    wgmma_pin(s);
     release(bar.k_empty, g.k);
     weigh_tile<HD>(st, s, a, it, it.first_key, it.rows.first_position + row);
     pack_tile<T, N>(p, s);
     for (;;) {
         int32_t key = it.first_key;
         for (int32_t t = 1; t < it.n_tiles; t++, key += layout::KEYS) {
-            barrier_wait(bar.k_full + 8 * g.k.stage, g.k.phase);
-            named_sync(g.turn, 256);
-            next_scores<T, HD>(g, s);
-            next_sums<T, HD>(g, st, p, it.rows.len - key);
-            named_arrive(g.other_turn, 256);
-            products_wait<1>();
-            pin(s);
-            release(bar.k_empty, g.k);
+            scores_and_sums<T, HD>(g, st, s, p, it.rows.len - key);
             weigh_tile<HD>(st, s, a, it, key + layout::KEYS, it.rows.first_position + row);
-            products_wait<0>();
-            pin(st.sum);
-            release(bar.v_empty, g.v);
+            end_sums(g, st);
             scale_sums<HD>(st);
             pack_tile<T, N>(p, s);
         }
         struct ring_place<layout::Q_STAGES> q_before = g.q;
-        if (Q_KEPT)
-            g.q.next();
-        else {
+        if (!Q_KEPT)
             barrier_arrive(bar.q_empty); /* all threads: each has read the item, which lies beside q */
-            g.q.next();
-        }
+        g.q.next();
         barrier_wait(bar.q_full + 8 * g.q.stage, g.q.phase);
         const struct hopper_item next = items[g.q.stage];
         if (!next.n_tiles) {
             next_sums<T, HD>(g, st, p, it.rows.len - key);
-            products_wait<0>();
-            pin(st.sum);
+            wgmma_wait<0>();
+            wgmma_pin(st.sum);
             store_item<T, HD>(g, st, a, it, q_before.stage);
             return;
         }
-        barrier_wait(bar.k_full + 8 * g.k.stage, g.k.phase);
-        named_sync(g.turn, 256);
-        next_scores<T, HD>(g, s);
-        next_sums<T, HD>(g, st, p, it.rows.len - key);
-        named_arrive(g.other_turn, 256);
-        products_wait<1>();
-        pin(s);
-        release(bar.k_empty, g.k);
-        products_wait<0>();
-        pin(st.sum);
-        release(bar.v_empty, g.v);
+        scores_and_sums<T, HD>(g, st, s, p, it.rows.len - key);
+        end_sums(g, st);
         store_item<T, HD>(g, st, a, it, q_before.stage);
         if (Q_KEPT) release(bar.q_empty, q_before);
         it = next;
@@ -172,7 +174,7 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1)
     hopper_kernel(const __grid_constant__ CUtensorMap kv_map, const __grid_constant__ CUtensorMap q_map,
                   const struct attention_call a, const struct attention_plan plan, int32_t plane)
 {
-#ifdef HAVE_WGMMA
+#if HOPPER
     using layout = hopper_layout<HD>;
     extern __shared__ char unaligned[];
     __shared__ struct hopper_item items[layout::Q_STAGES];
@@ -183,7 +185,7 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1)
     pdl_wait();
     pdl_launch();
     if (threadIdx.x < 128) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+        registers_give<56>();
         if (threadIdx.x < 32) {
             const int32_t box_rows = min(1 << a.page_shift, static_cast<int32_t>(layout::KEYS));
             const struct hopper_producer p = {&kv_map,
@@ -196,7 +198,7 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1)
             produce<HD>(p, a, plan, plane, bar, items, *plan.n_tiles * a.n_heads);
         }
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+        registers_take<224>();
         consume<T, HD>(a, bar, memory, items);
     }
 #endif

@@ -6,8 +6,6 @@
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/attention_wgmma.cuh"
 
-#include <cuda.h>
-
 enum { HOPPER_STAGES = 2, UNIT_BYTES = 128 /* of a row in a swizzled matrix */ };
 
 /* Shared memory, bytes. A matrix of n rows is [COLUMNS][n][128 bytes]; past HD a tensor copy of K or V leaves
@@ -45,8 +43,8 @@ template <int HD> __device__ __forceinline__ void barriers_init(const struct hop
     for (int i = 0; i < 2 * HOPPER_STAGES; i++) barrier_init(bar.k_empty + 8 * i, 8 /* warps */);
     for (int i = 0; i < hopper_layout<HD>::Q_STAGES; i++)
         barrier_init(bar.q_empty + 8 * i, hopper_layout<HD>::Q_STAGES > 1 ? 8 : 256 /* threads */);
-    fence_async_proxy();
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    async_fence();
+    barrier_init_fence();
 }
 
 /* What a block computes at a time: rows of one head of one sequence, and the tiles of keys they see. */

@@ -5,10 +5,6 @@
 
 #include "kernels/cuda/attention_hopper.cuh"
 
-#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define HAVE_WGMMA 1
-#endif
-
 /* A row's maximum is taken over only when it grows by this much (log2): weights up to 2^8 instead of 1 cost
  * no precision, and sums are scaled rarely. */
 #define HOPPER_SLACK 8.0f
@@ -37,22 +33,22 @@ template <int HD> __device__ __forceinline__ void state_clear(struct hopper_stat
     st.weight[0] = st.weight[1] = 0;
 }
 
-#ifdef HAVE_WGMMA
+#if HOPPER
 template <typename T, int HD>
 __device__ __forceinline__ void begin_scores(float (&s)[hopper_layout<HD>::KEYS / 8][4], uint32_t q,
                                              uint32_t k)
 {
     using layout = hopper_layout<HD>;
-    pin(s);
-    products_begin();
+    wgmma_pin(s);
+    wgmma_fence();
 #pragma unroll
     for (int i = 0; i < HD / 16; i++) {
-        const uint64_t a = matrix_of(q + i / 4 * HOPPER_ROWS * UNIT_BYTES + i % 4 * 32, 16);
-        const uint64_t b = matrix_of(k + i / 4 * layout::KEYS * UNIT_BYTES + i % 4 * 32, 16);
+        const uint64_t a = wgmma_descriptor(q + i / 4 * HOPPER_ROWS * UNIT_BYTES + i % 4 * 32);
+        const uint64_t b = wgmma_descriptor(k + i / 4 * layout::KEYS * UNIT_BYTES + i % 4 * 32);
         product_shared<T>(s, a, b, i != 0);
     }
-    products_commit();
-    pin(s);
+    wgmma_commit();
+    wgmma_pin(s);
 }
 
 template <typename T, int HD>
@@ -61,17 +57,18 @@ __device__ __forceinline__ void begin_sums(float (&sum)[HD / 8][4],
 {
     using layout = hopper_layout<HD>;
     constexpr int COLUMN = layout::KEYS * UNIT_BYTES;
-    pin(sum);
-    products_begin();
+    wgmma_pin(sum);
+    wgmma_fence();
 #pragma unroll
     for (int i = 0; i < layout::KEYS / 16; i++) {
-        const uint64_t b = matrix_of(v + i * 16 * UNIT_BYTES, COLUMN);
+        const uint64_t b = wgmma_descriptor(v + i * 16 * UNIT_BYTES, COLUMN);
         product_registers<T, 0, (HD < 128 ? HD : 128) / 8>(sum, p[i], b);
         if constexpr (HD == 256)
-            product_registers<T, 16, 16>(sum, p[i], matrix_of(v + 2 * COLUMN + i * 16 * UNIT_BYTES, COLUMN));
+            product_registers<T, 16, 16>(sum, p[i],
+                                         wgmma_descriptor(v + 2 * COLUMN + i * 16 * UNIT_BYTES, COLUMN));
     }
-    products_commit();
-    pin(sum);
+    wgmma_commit();
+    wgmma_pin(sum);
 }
 #endif
 
@@ -177,7 +174,7 @@ __device__ __forceinline__ void store_lines(const struct hopper_state<HD> &st, c
             *reinterpret_cast<uint4 *>(out + r * a.out_stride + c * 8) =
                 *reinterpret_cast<const uint4 *>(unit_at(r, c));
     }
-    fence_async_proxy(); /* the next rows of q come here */
+    async_fence(); /* the next rows of q come here */
     __syncwarp();
 }
 

@@ -1,41 +1,11 @@
 #ifndef LLM_KERNELS_CUDA_ATTENTION_WGMMA_CUH
 #define LLM_KERNELS_CUDA_ATTENTION_WGMMA_CUH
 
-/* Hopper's own instructions: barriers of asynchronous copies, tensor copies, tensor-core products of a
- * warpgroup. sm_90a. */
+/* What attention needs of Hopper beside hopper.cuh: named barriers, tensor copies of four dimensions,
+ * products of which a factor is transposed or a part of the results is meant. sm_90a. */
 
+#include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/ptx.cuh"
-
-/* ---- mbarriers in shared memory: `bar` is an address --------------------------------------------------- */
-
-__device__ __forceinline__ void barrier_init(uint32_t bar, uint32_t count)
-{
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count) : "memory");
-}
-
-__device__ __forceinline__ void barrier_arrive(uint32_t bar)
-{
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
-}
-
-/* Arrives, and has the phase wait for so many bytes of copies. */
-__device__ __forceinline__ void barrier_expect(uint32_t bar, uint32_t bytes)
-{
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
-}
-
-/* Waits for the end of the phase with this parity. */
-__device__ __forceinline__ void barrier_wait(uint32_t bar, uint32_t parity)
-{
-    asm volatile("{\n"
-                 ".reg .pred done;\n"
-                 "again:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                 "@!done bra again;\n"
-                 "}" ::"r"(bar),
-                 "r"(parity)
-                 : "memory");
-}
 
 /* Of n threads, multiples of a warp: named barriers 1 to 15. */
 __device__ __forceinline__ void named_sync(int32_t id, int32_t n)
@@ -46,12 +16,6 @@ __device__ __forceinline__ void named_sync(int32_t id, int32_t n)
 __device__ __forceinline__ void named_arrive(int32_t id, int32_t n)
 {
     asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n) : "memory");
-}
-
-/* Makes ordinary writes to shared memory visible to tensor cores and tensor copies. */
-__device__ __forceinline__ void fence_async_proxy()
-{
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 /* A box of a tensor of four dimensions; `bar` gets its bytes. */
@@ -66,33 +30,8 @@ __device__ __forceinline__ void copy_box(uint32_t to, const void *map, uint32_t 
 
 /* ---- products of a warpgroup --------------------------------------------------------------------------- */
 
-/* A matrix in shared memory in units of 8 rows of 128 bytes, 1024-byte aligned, whose 16-byte parts are
- * permuted as TMA's 128-byte swizzle does. `leading`: bytes from one column of units to the next, where
- * columns are contiguous (a transposed factor); not used otherwise. Units of a column follow each other. */
-__device__ __forceinline__ uint64_t matrix_of(uint32_t address, uint32_t leading)
-{
-    return static_cast<uint64_t>((address & 0x3ffff) >> 4) | static_cast<uint64_t>(leading >> 4) << 16 |
-           static_cast<uint64_t>(1024 >> 4) << 32 | static_cast<uint64_t>(1) << 62;
-}
-
-__device__ __forceinline__ void products_begin()
-{
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void products_commit()
-{
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-
-/* Waits until at most N groups are unfinished. */
-template <int N> __device__ __forceinline__ void products_wait()
-{
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
-}
-
 /* Keeps the compiler from moving uses of c across this point. */
-template <int N> __device__ __forceinline__ void pin(float (&c)[N][4])
+template <int N> __device__ __forceinline__ void wgmma_pin(float (&c)[N][4])
 {
 #pragma unroll
     for (int n = 0; n < N; n++)
@@ -129,36 +68,29 @@ template <int N> __device__ __forceinline__ void pin(float (&c)[N][4])
                  : operands                                                                                  \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 
-template <typename T> struct is_half {
-    static constexpr bool value = false;
-};
-template <> struct is_half<__half> {
-    static constexpr bool value = true;
-};
-
 template <typename T>
 __device__ __forceinline__ void product_shared(float (&c)[16][4], uint64_t a, uint64_t b, bool add)
 {
-    if constexpr (is_half<T>::value)
-        PRODUCT_SHARED("128", "f16", REGISTERS_64, C64(c, 0), "64", "65", "66");
-    else
+    if constexpr (is_bf16<T>)
         PRODUCT_SHARED("128", "bf16", REGISTERS_64, C64(c, 0), "64", "65", "66");
+    else
+        PRODUCT_SHARED("128", "f16", REGISTERS_64, C64(c, 0), "64", "65", "66");
 }
 
 template <typename T>
 __device__ __forceinline__ void product_shared(float (&c)[8][4], uint64_t a, uint64_t b, bool add)
 {
-    if constexpr (is_half<T>::value)
-        PRODUCT_SHARED("64", "f16", REGISTERS_32, C32(c, 0), "32", "33", "34");
-    else
+    if constexpr (is_bf16<T>)
         PRODUCT_SHARED("64", "bf16", REGISTERS_32, C32(c, 0), "32", "33", "34");
+    else
+        PRODUCT_SHARED("64", "f16", REGISTERS_32, C32(c, 0), "32", "33", "34");
 }
 
 /* Columns [8 FIRST, 8 (FIRST + N)) of c. */
 template <typename T, int FIRST, int N, int ALL>
 __device__ __forceinline__ void product_registers(float (&c)[ALL][4], const uint32_t (&a)[4], uint64_t b)
 {
-    constexpr bool half = is_half<T>::value;
+    constexpr bool half = !is_bf16<T>;
     if constexpr (N == 8 && half)
         PRODUCT_REGISTERS("64", "f16", REGISTERS_32, C32(c, FIRST), "32", "33", "34", "35", "36");
     else if constexpr (N == 8)

@@ -138,19 +138,6 @@ static __device__ __forceinline__ void async_fence()
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-/* Contiguous memory into the L2 cache only. */
-static __device__ __forceinline__ void bulk_prefetch(const void *from, uint32_t bytes)
-{
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-}
-
-/* The same box into the L2 cache only. */
-static __device__ __forceinline__ void tma_prefetch(const CUtensorMap *map, int32_t x, int32_t y)
-{
-    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map), "r"(x), "r"(y)
-                 : "memory");
-}
-
 /* `bytes` (a multiple of 16) of contiguous memory. */
 static __device__ __forceinline__ void bulk_load(uint32_t to, const void *from, uint32_t bytes,
                                                  uint32_t barrier, uint64_t policy)
@@ -248,10 +235,12 @@ template <int N> static __device__ __forceinline__ void wgmma_pin(float (&d)[N])
 }
 
 /* Describes rows of 128 bytes (64 16-bit numbers along k) in shared memory as the TMA unit swizzles them:
- * groups of 8 rows follow each other. A step of 16 along k adds 2. */
-static __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address)
+ * groups of 8 rows follow each other. A step of 16 along k adds 2. Of a factor that is transposed, `leading`
+ * bytes lead from one such column of groups to the next. */
+static __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address, uint32_t leading = 16)
 {
-    return (uint64_t)(address >> 4 & 0x3fff) | 1ull << 16 | (uint64_t)(1024 >> 4) << 32 | 1ull << 62;
+    return (uint64_t)(address >> 4 & 0x3fff) | (uint64_t)(leading >> 4) << 16 | (uint64_t)(1024 >> 4) << 32 |
+           1ull << 62;
 }
 
 template <typename T> constexpr bool is_bf16 = false;
