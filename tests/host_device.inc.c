@@ -46,7 +46,7 @@ struct host_device {
     float *row;
     int32_t vocab_size;
     _Atomic int32_t n_open; /* graphs and arguments */
-    int32_t n_recordings, n_replays, n_fetches, n_fills, n_scored;
+    int32_t n_recordings, n_replays, n_fetches, n_fills, n_scored, n_most_scored;
     uint64_t n_ids;
 };
 
@@ -533,6 +533,7 @@ static void host_run_score(void *args)
                          a->n_logprobs,
                          (struct llm_logprob *)a->out + (size_t)i * (size_t)(1 + a->n_logprobs));
     host->n_scored += a->n;
+    if (a->n > host->n_most_scored) host->n_most_scored = a->n;
 }
 
 static llm_status host_score(struct backend *be, const struct score_args *a)

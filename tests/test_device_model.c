@@ -18,7 +18,7 @@
 
 enum { N_ASKS = 160, MODEL_VOCAB = 192 };
 
-static struct llm_engine_options options_of(void)
+static struct llm_engine_options options_of(int32_t budget)
 {
     struct llm_engine_options o;
     llm_engine_options_init(&o);
@@ -31,23 +31,23 @@ static struct llm_engine_options options_of(void)
     o.max_model_len = 256;
     o.max_logprobs = -1;
     o.max_num_seqs = 24;
-    o.max_num_batched_tokens = 96;
+    o.max_num_batched_tokens = budget;
     o.kv_cache_memory = 3 << 20;
     return o;
 }
 
-static struct llm_engine *open_on_cpu(void)
+static struct llm_engine *open_on_cpu(int32_t budget)
 {
-    struct llm_engine_options o = options_of();
+    struct llm_engine_options o = options_of(budget);
     struct llm_engine *e;
     struct llm_error err = {0};
     if (llm_engine_open(&o, &e, &err)) fail_msg("%s", err.message);
     return e;
 }
 
-static struct llm_engine *open_on_device(void)
+static struct llm_engine *open_on_device(int32_t budget)
 {
-    struct llm_engine_options o = options_of();
+    struct llm_engine_options o = options_of(budget);
     struct engine_config config;
     struct engine_model model;
     struct llm_model_info info;
@@ -78,7 +78,7 @@ static void the_same_as_on_the_cpu(void **state)
             choose_policies(a);
         } while (a->may_fail);
     }
-    struct llm_engine *cpu = open_on_cpu();
+    struct llm_engine *cpu = open_on_cpu(96);
     add_policies(cpu, MODEL_VOCAB);
     run_all(cpu, want, N_ASKS, 30, 0);
     expect_rest(cpu);
@@ -86,7 +86,7 @@ static void the_same_as_on_the_cpu(void **state)
     for (int cancels = 0; cancels < 2; cancels++) {
         memcpy(got, want, sizeof got);
         ask_again(got, N_ASKS);
-        struct llm_engine *e = open_on_device();
+        struct llm_engine *e = open_on_device(96);
         add_policies(e, MODEL_VOCAB);
         run_all(e, got, N_ASKS, 30, cancels);
         for (int32_t i = 0; i < N_ASKS; i++) compare(&want[i], &got[i], cancels, "device", i);
@@ -118,20 +118,46 @@ static void long_lists(void **state)
         p->n_stop_token_ids = N_STOPS;
     }
     memcpy(got, want, sizeof got);
-    struct llm_engine *cpu = open_on_cpu();
+    struct llm_engine *cpu = open_on_cpu(96);
     run_all(cpu, want, N, N, 0);
     llm_engine_close(cpu);
     for (int32_t i = 0; i < N; i++) got[i].spec.prompt_ids = got[i].prompt;
-    struct llm_engine *e = open_on_device();
+    struct llm_engine *e = open_on_device(96);
     run_all(e, got, N, N, 0);
     for (int32_t i = 0; i < N; i++) compare(&want[i], &got[i], 0, "device", i);
     assert_int_equal(host->n_fills, N);
     llm_engine_close(e);
 }
 
+/* Prompts of many rows, read in one step, are scored in several slabs. */
+static void long_prompts(void **state)
+{
+    (void)state;
+    enum { N = 12, BUDGET = 1100 };
+    static struct ask want[N], got[N];
+    luck = 37;
+    for (int32_t i = 0; i < N; i++) {
+        think_of(&want[i], i);
+        want[i].spec.n_prompt_ids = 60 + (size_t)below(90);
+        want[i].spec.sampling.n = 1;
+        want[i].spec.sampling.max_tokens = 4;
+        want[i].spec.sampling.prompt_logprobs = i % 4 == 3 ? LLM_LOGPROBS_NONE : i;
+    }
+    memcpy(got, want, sizeof got);
+    struct llm_engine *cpu = open_on_cpu(BUDGET);
+    run_all(cpu, want, N, N, 0);
+    llm_engine_close(cpu);
+    ask_again(got, N);
+    struct llm_engine *e = open_on_device(BUDGET);
+    run_all(e, got, N, N, 0);
+    for (int32_t i = 0; i < N; i++) compare(&want[i], &got[i], 0, "device", i);
+    assert_true(host->n_most_scored > 0 && host->n_scored > 2 * host->n_most_scored);
+    llm_engine_close(e);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(the_same_as_on_the_cpu),
-                                       cmocka_unit_test(long_lists)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(the_same_as_on_the_cpu), cmocka_unit_test(long_lists),
+                                       cmocka_unit_test(long_prompts)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
