@@ -45,7 +45,7 @@ struct fake_device {
     _Atomic uint64_t n_ids;
     struct device_graph *_Atomic closed_graphs;
     struct device_graph_args *_Atomic closed_args;
-    int32_t n_fills, n_recovered, n_fetches, n_amended;
+    int32_t n_fills, n_recovered, n_fetches, n_amended, n_listed;
     int32_t n_scored, n_raw; /* rows: that score prompts; that the host chose or scored for itself */
     int32_t *fed;            /* [max_tokens] */
     int32_t *written;        /* [n_pages * page_size] the step that wrote a slot last */

@@ -315,16 +315,22 @@ static llm_status fake_variables(void *self, int32_t seat, double *out, int32_t 
 }
 
 /* Too late once a step that may feed on it was queued. */
-static llm_status fake_amend(void *self, int mark, const int32_t *tokens, int32_t n, struct llm_error *err)
+static llm_status fake_amend(void *self, int mark, const int32_t *tokens, int32_t n, int32_t n_logprobs,
+                             struct llm_error *err)
 {
     struct fake_device *d = self;
+    if (n_logprobs >= 0 && d->raw_gone)
+        return llm_fail(err, LLM_EFAILED, "rows are listed after they are gone");
     if (d->flying[0] || d->flying[1])
         return llm_fail(err, LLM_EFAILED, "tokens are amended while a step flies");
     for (int32_t i = 0; i < n; i++) {
         if (tokens[i] < 0 || tokens[i] >= d->model->vocab_size)
             return llm_fail(err, LLM_EFAILED, "place %d is amended to %d", i, tokens[i]);
         d->last[mark * d->max_seqs + i] = tokens[i];
+        fake_row(d->states[i], d->model->vocab_size, d->logits);
+        if (n_logprobs >= 0) fake_list(d, tokens[i], n_logprobs, d->logprobs[mark] + i * (1 + n_logprobs));
     }
+    d->n_listed += n_logprobs >= 0;
     d->n_amended++;
     return LLM_OK;
 }

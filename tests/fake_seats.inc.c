@@ -283,13 +283,11 @@ static void fake_choose(struct fake_device *d, const struct device_step *step, i
         to[k] = (struct sample_candidate){list[k].token, list[k].prob, list[k].logprob};
 }
 
-static void fake_logprobs(struct fake_device *d, const struct device_step *step, int32_t i, int32_t token)
+/* A token's log-probability in d->logits, and the k likeliest. */
+static void fake_list(struct fake_device *d, int32_t token, int32_t k, struct sample_logprob *to)
 {
     struct llm_logprob list[1 + SAMPLE_MAX_LOGPROBS];
-    int32_t k = step->rows[i].n_logprobs;
-    if (k < 0) return;
     sampler_logprobs(&d->sampler, d->logits, token, k, list);
-    struct sample_logprob *to = d->logprobs[step->mark] + (size_t)i * (size_t)(1 + step->n_logprobs);
     for (int32_t j = 0; j <= k; j++)
         to[j] = (struct sample_logprob){list[j].token, list[j].rank, list[j].logprob};
 }
@@ -298,12 +296,8 @@ static void fake_run_scores(struct fake_device *d, const struct device_step *ste
 {
     int32_t k = step->n_prompt_logprobs;
     for (int32_t i = 0; i < step->n_scored; i++) {
-        struct llm_logprob list[1 + SAMPLE_MAX_LOGPROBS];
-        struct sample_logprob *to = d->scores[step->mark] + (size_t)i * (size_t)(1 + k);
         fake_row(d->model->state[step->scored[i]], d->model->vocab_size, d->logits);
-        sampler_logprobs(&d->sampler, d->logits, step->followers[i], k, list);
-        for (int32_t j = 0; j <= k; j++)
-            to[j] = (struct sample_logprob){list[j].token, list[j].rank, list[j].logprob};
+        fake_list(d, step->followers[i], k, d->scores[step->mark] + (size_t)i * (size_t)(1 + k));
     }
     d->n_scored += step->n_scored;
 }
@@ -337,7 +331,9 @@ static llm_status fake_run_row(struct fake_device *d, const struct device_step *
         fake_choose(d, step, i, &q.input.in, out);
     if (out->flags & SAMPLED_FAILED) out->token = 0;
     d->last[r->slot] = out->token;
-    fake_logprobs(d, step, i, out->token);
+    if (r->n_logprobs >= 0)
+        fake_list(d, out->token, r->n_logprobs,
+                  d->logprobs[step->mark] + (size_t)i * (size_t)(1 + step->n_logprobs));
     return LLM_OK;
 }
 

@@ -91,6 +91,7 @@ static void repeat_under(const struct regime *g, const struct ask *want, struct 
         assert_int_equal(now.n_failures, calls.n_failures);
     }
     assert_true(d->n_fills > 0 && d->n_scored > 0 && d->n_raw > 0);
+    if (!cancels && g->n_seats != 1) assert_true(d->n_listed > 0);
     print_message("%s: %llu steps, %d fills, %d times recovered, %d rows fetched, %d scored, %d the host's\n",
                   g->name, (unsigned long long)s.n_steps, d->n_fills, d->n_recovered, d->n_fetches,
                   d->n_scored, d->n_raw);

@@ -42,6 +42,7 @@ void device_free_rows(void *self, void *rows);
 llm_status device_launch(void *self, const struct device_step *step, struct llm_error *err);
 llm_status device_collect(void *self, int mark, struct device_results *out, struct llm_error *err);
 llm_status device_raw_rows(void *self, const int32_t *places, int32_t n, float *out, struct llm_error *err);
-llm_status device_amend(void *self, int mark, const int32_t *tokens, int32_t n, struct llm_error *err);
+llm_status device_amend(void *self, int mark, const int32_t *tokens, int32_t n, int32_t n_logprobs,
+                        struct llm_error *err);
 
 #endif

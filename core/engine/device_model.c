@@ -372,7 +372,27 @@ llm_status device_raw_rows(void *self, const int32_t *places, int32_t n, float *
     return st ? device_failed(m, err) : LLM_OK;
 }
 
-llm_status device_amend(void *self, int mark, const int32_t *tokens, int32_t n, struct llm_error *err)
+/* The log-probabilities of tokens that the device has at their places. Waits. */
+static llm_status list_again(struct decoder_model *m, int mark, int32_t n, int32_t n_logprobs)
+{
+    const struct device_io *io = m->io;
+    struct sample_logprob *to = io->room.logprobs_pinned[mark];
+    struct score_args a = {.n = n,
+                           .vocab_size = io->vocab_size,
+                           .n_logprobs = n_logprobs,
+                           .tokens = io->last + mark * io->max_seqs,
+                           .logits = io->logits,
+                           .logits_stride = io->vocab_size,
+                           .out = io->scores.scores};
+    llm_status st = io->ops->sampling->score(m->backend, &a);
+    size_t bytes = sizeof *to * (size_t)n * (size_t)(1 + n_logprobs);
+    if (!st) st = io->ops->copy_out(m->backend, to, io->scores.scores, bytes);
+    if (!st) st = io->ops->set_mark(m->backend, mark);
+    return st ? st : io->ops->wait_mark(m->backend, mark);
+}
+
+llm_status device_amend(void *self, int mark, const int32_t *tokens, int32_t n, int32_t n_logprobs,
+                        struct llm_error *err)
 {
     struct decoder_model *m = self;
     const struct device_io *io = m->io;
@@ -380,6 +400,7 @@ llm_status device_amend(void *self, int mark, const int32_t *tokens, int32_t n, 
     size_t bytes = sizeof *tokens * (size_t)n;
     memcpy(pinned, tokens, bytes);
     llm_status st = io->ops->copy_in(m->backend, io->last + mark * io->max_seqs, pinned, bytes);
+    if (!st && n_logprobs >= 0) st = list_again(m, mark, n, n_logprobs);
     return st ? device_failed(m, err) : LLM_OK;
 }
 

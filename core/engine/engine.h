@@ -100,11 +100,13 @@ struct engine_model {
      * lives until the mark is used again. */
     llm_status (*launch)(void *self, const struct device_step *step, struct llm_error *err);
     llm_status (*collect)(void *self, int mark, struct device_results *out, struct llm_error *err);
-    /* For tokens that the host chooses, before anything is launched after the step that was collected last:
-     * its raw logits by places, out [n, vocab_size], unless `logits` were asked for, which take their memory;
-     * and what its tokens are, by places, whatever it gave. */
+    /* Before anything is launched after the step that was collected last, for tokens that the host chooses.
+     * raw_rows: its raw logits by places, out [n, vocab_size], unless `logits` were asked for, which take
+     * their memory. amend: its tokens are these, by places, whatever it gave; n_logprobs >= 0: and its
+     * results' log-probabilities become theirs. */
     llm_status (*raw_rows)(void *self, const int32_t *places, int32_t n, float *out, struct llm_error *err);
-    llm_status (*amend)(void *self, int mark, const int32_t *tokens, int32_t n, struct llm_error *err);
+    llm_status (*amend)(void *self, int mark, const int32_t *tokens, int32_t n, int32_t n_logprobs,
+                        struct llm_error *err);
     struct device_seats seats;
     struct graph_device graphs; /* policy.h */
     void (*close)(void *self);

@@ -180,6 +180,13 @@ llm_status launch_hooks(struct llm_engine *e, const struct step *step, struct ll
 
 /* ---- collecting ---------------------------------------------------------------------------------------- */
 
+/* 1: its output gets a token. */
+static int is_good(const struct step_row *row)
+{
+    const struct policy_chain *chain = row->output ? row->output->request->chain : NULL;
+    return row->output && row->place >= 0 && (!chain || !chain->error.status);
+}
+
 static void take(const struct step *step, const struct step_row *row, const struct device_results *results,
                  int32_t token)
 {
@@ -194,20 +201,22 @@ static void take(const struct step *step, const struct step_row *row, const stru
            sizeof *o->logprobs * width);
 }
 
-/* The device's tokens, and what hooks make of them. tokens[place]: what came of it. */
-static void take_all(struct llm_engine *e, const struct step *step, const struct device_results *results,
-                     int32_t *tokens)
+/* The device's tokens, and what hooks make of them. Returns 1 if they chose another where log-probabilities
+ * of the token are wanted. */
+static int hear_hooks(struct llm_engine *e, const struct step *step, const struct device_results *results,
+                      int32_t *tokens)
 {
+    int relist = 0;
     for (int32_t i = 0; i < step->n; i++) {
         const struct step_row *row = &step->rows[i];
         if (row->place < 0) continue;
         int32_t token = tokens[row->place] = results->rows[row->place].token;
-        if (!row->output || row->by_host) continue;
-        const struct policy_chain *chain = row->output->request->chain;
-        if (chain) token = tokens[row->place] = policy_device_token(e, step, row, results);
-        if (!chain || !chain->error.status) take(step, row, results, token);
+        if (!row->output || row->by_host || !row->output->request->chain) continue;
+        tokens[row->place] = policy_device_token(e, step, row, results);
+        relist |= tokens[row->place] != token && row->output->request->n_logprobs;
     }
     policy_hooks_pause(&e->desk);
+    return relist;
 }
 
 /* The tokens that are the host's to choose. */
@@ -222,12 +231,26 @@ static llm_status choose(struct llm_engine *e, const struct step *step, int32_t 
     if (!status) status = choices_end(&c, err);
     for (int32_t i = 0; i < step->n && !status; i++) {
         const struct step_row *row = &step->rows[i];
-        if (!row->by_host || !row->output) continue;
-        const struct policy_chain *chain = row->output->request->chain;
+        if (!row->by_host || !is_good(row)) continue;
         const struct sequence *q = &row->output->sequence;
-        if (!chain || !chain->error.status) tokens[row->place] = q->output[q->n_output - q->n_pending - 1];
+        tokens[row->place] = q->output[q->n_output - q->n_pending - 1];
     }
     return status;
+}
+
+/* Tells the device what its step's tokens are, if not what it made. */
+static llm_status amend(struct llm_engine *e, const struct step *step, const struct device_results *results,
+                        const int32_t *tokens, int relist, struct llm_error *err)
+{
+    int32_t n = 0, n_changed = 0;
+    for (int32_t i = 0; i < step->n; i++) {
+        int32_t place = step->rows[i].place;
+        if (place < 0) continue;
+        n_changed += tokens[place] != results->rows[place].token;
+        n++;
+    }
+    if (n_changed == 0) return LLM_OK;
+    return e->model.amend(e->model.self, step->mark, tokens, n, relist ? step->n_logprobs : -1, err);
 }
 
 static llm_status take_scores(struct llm_engine *e, const struct step *step,
@@ -261,15 +284,11 @@ llm_status launch_collect(struct llm_engine *e, struct step *step, struct llm_er
     pace_learn(&e->pace, step->n_tokens, step->launched, now);
     if (status) return status;
     int32_t *tokens = e->launcher.tokens;
-    take_all(e, step, &results, tokens);
+    int relist = hear_hooks(e, step, &results, tokens);
     if (step->waits) status = choose(e, step, tokens, err);
-    if (!status) status = take_scores(e, step, &results, err);
-    int changed = 0, n = 0;
-    for (int32_t i = 0; i < step->n; i++) {
-        int32_t place = step->rows[i].place;
-        if (place < 0) continue;
-        changed |= tokens[place] != results.rows[place].token;
-        n++;
-    }
-    return changed && !status ? e->model.amend(e->model.self, step->mark, tokens, n, err) : status;
+    if (!status) status = amend(e, step, &results, tokens, relist, err);
+    for (int32_t i = 0; i < step->n && !status; i++)
+        if (is_good(&step->rows[i]) && !step->rows[i].by_host)
+            take(step, &step->rows[i], &results, tokens[step->rows[i].place]);
+    return status ? status : take_scores(e, step, &results, err);
 }

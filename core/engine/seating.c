@@ -49,7 +49,6 @@ static int chain_fits(const struct llm_request *r)
 {
     const struct policy_chain *c = r->chain;
     int32_t n_graphs = 0, n_variables = 0;
-    if ((c->has & POLICY_HAS_CANDIDATES) && r->n_logprobs) return 0; /* of a token that a hook may change */
     for (int32_t i = 0; i < c->n_links; i++) {
         const struct policy *p = c->links[i].policy;
         if (!p->table.graph) continue;
