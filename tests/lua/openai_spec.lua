@@ -27,6 +27,7 @@ local function open_server(opts, engine)
   server:post("/v1/completions", openai.completions(engine, opts))
   server:post("/v1/chat/completions", openai.chat(engine, opts))
   server:post("/v1/responses", openai.responses(engine, opts))
+  server:post("/v1/messages", openai.messages(engine, opts))
   server:get("/v1/models", openai.models(engine, opts))
   server:post("/tokenize", openai.tokenize(engine, opts))
   server:get("/ready", openai.ready(engine, server))
@@ -293,6 +294,24 @@ describe("the OpenAI handlers", function()
     assert.equal("[DONE]", events[#events])
     assert.equal(504, events[#events - 1].error.code)
     assert.is_true(wait_until_idle(engine))
+  end))
+
+  it("tell a deadline midway in the words of each API", in_task(function()
+    local engine = llm.engine { load_format = "null", null_step_ms = 20, max_model_len = 4096 }
+    local _, url = open_server({ request_timeout = 0.3, chat_template = "{{ messages[0].content }}" }, engine)
+    for path, own in pairs { ["/v1/responses"] = { input = "Once", max_output_tokens = 1500 },
+                             ["/v1/messages"] = { messages = { { role = "user", content = "Once" } }, max_tokens = 1500 } } do
+      own.stream = true
+      local reply = llm.fetch(url .. path, { method = "POST", body = json.encode(own),
+        headers = { ["Content-Type"] = "application/json" } })
+      assert.equal(200, reply.status, reply.body)
+      assert.equal("no", reply.headers["x-accel-buffering"])
+      local kind, data = reply.body:match "event: (%S+)\ndata: ([^\n]+)\n\n$"
+      assert.equal("error", kind)
+      assert.truthy(data:find("--request-timeout", 1, true), data)
+    end
+    assert.is_true(wait_until_idle(engine))
+    engine:close()
   end))
 
   it("are not ready while the server drains", in_task(function()

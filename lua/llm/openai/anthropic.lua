@@ -83,10 +83,12 @@ end
 
 -- ---- streamed ------------------------------------------------------------------------------------------------
 
-local function send(res, kind, fields, order)
+local function event(kind, fields, order)
   fields.type = kind
-  res:write("event: ", kind, "\ndata: ", json.encode(json.object(fields, { "type", unpack(order or {}) })), "\n\n")
+  return ("event: %s\ndata: %s\n\n"):format(kind, json.encode(json.object(fields, { "type", unpack(order or {}) })))
 end
+
+local function send(res, ...) res:write(event(...)) end
 
 local function emit(res, job)
   local last
@@ -109,16 +111,9 @@ local function emit(res, job)
   send(res, "message_stop", {})
 end
 
--- A failure after the stream has begun is an event of its own.
-local function stream(res, job)
-  local ok, failure = pcall(emit, res, job)
-  if not ok then
-    if not res.started or res.ended or not res.exchange:is_open() then error(failure, 0) end
-    local _, text = sse.describe(failure)
-    send(res, "error", { error = json.object({ type = "api_error", message = json.utf8(text) }, { "type", "message" }) },
-      { "error" })
-  end
-  res:finish()
+local function last_words(_, text)
+  local failure = json.object({ type = "api_error", message = json.utf8(text) }, { "type", "message" })
+  return event("error", { error = failure }, { "error" })
 end
 
 -- ---- handlers ------------------------------------------------------------------------------------------------
@@ -131,7 +126,7 @@ function M.handler(engine, options)
     if not given.sampling.max_tokens then refuse("max_tokens is missing", "max_tokens") end
     local job = { id = service:request_id("msg_", req, given), model = service:model_name(given) }
     job.run = runs.start(service, { prompt }, given.sampling, { add_special_tokens = false }, not given.own.stream)
-    if given.own.stream then return stream(res, job) end
+    if given.own.stream then return sse.run(req, res, last_words, emit, job) end
     res:json(message(job, job.run:collect()[1][1]))
   end
 end

@@ -120,13 +120,15 @@ end
 
 -- ---- streamed ------------------------------------------------------------------------------------------------
 
--- Sends one event; fields in the order of `order` after type and sequence_number.
-local function send(res, job, kind, fields, order)
+-- One event; fields in the order of `order` after type and sequence_number.
+local function event(job, kind, fields, order)
   fields.type, fields.sequence_number = kind, job.sequence
   job.sequence = job.sequence + 1
   local text = json.encode(json.object(fields, { "type", "sequence_number", unpack(order) }))
-  res:write("event: ", kind, "\ndata: ", text, "\n\n")
+  return ("event: %s\ndata: %s\n\n"):format(kind, text)
 end
+
+local function send(res, ...) res:write(event(...)) end
 
 local place = { "item_id", "output_index", "content_index" }
 
@@ -172,16 +174,9 @@ local function emit(res, job)
   finish(res, job, choice)
 end
 
--- A failure after the stream has begun is an event of its own.
-local function stream(res, job)
-  local ok, failure = pcall(emit, res, job)
-  if not ok then
-    if not res.started or res.ended or not res.exchange:is_open() then error(failure, 0) end
-    local _, message = sse.describe(failure)
-    send(res, job, "error", { code = "server_error", message = json.utf8(message), param = json.null },
-      { "code", "message", "param" })
-  end
-  res:finish()
+local function last_words(_, message, job)
+  return event(job, "error", { code = "server_error", message = json.utf8(message), param = json.null },
+    { "code", "message", "param" })
 end
 
 -- The handler. options: those of llm.openai.options.
@@ -191,7 +186,7 @@ function M.handler(engine, options)
     local job = read(service, req, res)
     job.sequence = 0
     job.run = runs.start(service, { job.prompt }, job.sampling, job.request, not job.own.stream)
-    if job.own.stream then return stream(res, job) end
+    if job.own.stream then return sse.run(req, res, last_words, emit, job) end
     res:json(response(job, job.run:collect()[1][1]))
   end
 end
