@@ -5,7 +5,7 @@ local auth = require "llm.auth"
 local etag = require "llm.etag"
 local fs = require "llm.fs"
 local http = require "llm.http"
-local script = require "llm.script"
+local read_file = require("llm.file").read
 
 local M = {}
 
@@ -20,7 +20,7 @@ local function path_of(manager, req)
 end
 
 local function text_of(path)
-  local text, message = script.read(path)
+  local text, message = read_file(path)
   if not text then http.error(404, "cannot read the file: " .. message) end
   return text
 end

@@ -10,6 +10,7 @@ local files = require "llm.hub.files"
 local fs = require "llm.fs"
 local json = require "llm.json"
 local progress = require "llm.progress"
+local read_file = require("llm.file").read
 local suggest = require "llm.suggest"
 local tasks = require "llm.task"
 
@@ -165,7 +166,7 @@ local function shards(get, index)
   local ok, message, code = bring(get, { index })
   if not ok then return nil, message, code end
   local value
-  value, message = json.decode(caches.read(get.cache:blob(index.sum)) or "")
+  value, message = json.decode(read_file(get.cache:blob(index.sum)) or "")
   local names = files.shards(value)
   if not names then
     return nil, ("%s of %s is no index: %s"):format(index.path, get.repo, message or "no weight_map")

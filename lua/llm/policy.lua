@@ -9,6 +9,7 @@ local embedded = require "llm.embedded"
 local fs = require "llm.fs"
 local http = require "llm.http"
 local json = require "llm.json"
+local read_file = require("llm.file").read
 local suggest = require "llm.suggest"
 local tasks = require "llm.task"
 
@@ -35,15 +36,6 @@ local function record_of(engine)
 end
 
 local function log(format, ...) io.stderr:write("llmlua: " .. format:format(...) .. "\n") end
-
-local function read_file(path)
-  local file, message = io.open(path, "rb")
-  if not file then return nil, message end
-  local text
-  text, message = file:read "*a"
-  file:close()
-  return text, message
-end
 
 -- ---- loading -------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 -- Prometheus' text format, histograms, and what it wants to know of a process.
 
+local read_file = require("llm.file").read
+
 local M = {}
 
 -- ---- histograms ----------------------------------------------------------------------------------------------
@@ -112,19 +114,11 @@ end
 
 -- ---- the process ---------------------------------------------------------------------------------------------
 
-local function read(path)
-  local file = io.open(path, "rb")
-  if not file then return nil end
-  local text = file:read "*a"
-  file:close()
-  return text
-end
-
 local PAGE, TICKS = 4096, 100 -- of Linux on x86-64 and arm64: what /proc counts in
 
 -- The process_ metrics that client libraries expose, as far as /proc has them.
 function M.process(out)
-  local stat, machine = read "/proc/self/stat", read "/proc/stat"
+  local stat, machine = read_file "/proc/self/stat", read_file "/proc/stat"
   local fields = {}
   for field in (stat and stat:match "%)%s(.*)" or ""):gmatch "%S+" do fields[#fields + 1] = tonumber(field) or 0 end
   if #fields < 22 then return end -- fields[1] is the third of proc(5), the state

@@ -10,6 +10,7 @@ local http = require "llm.http"
 local json = require "llm.json"
 local net = require "llm.net"
 local policies = require "llm.policy"
+local read_file = require("llm.file").read
 local script = require "llm.script"
 local tasks = require "llm.task"
 local workers = require "llm.workers"
@@ -259,7 +260,7 @@ end
 
 local function has_changed(manager)
   for path, had in pairs(manager.tried) do
-    local text = script.read(path)
+    local text = read_file(path)
     if text and text ~= had then return true end -- a file that is away for a moment is being replaced
   end
   return false
@@ -412,7 +413,7 @@ end
 function M.adopt(server, options)
   options = options or {}
   local path = options.script or program_arg[0]
-  local text = path and script.read(path)
+  local text = path and read_file(path)
   local manager = setmetatable({
     server = server, script = text and path or nil, arg = options.arg or program_arg, generations = {}, n_loaded = 0,
     queue = {}, keep = options.keep or KEEP, max_age = options.max_age or MAX_AGE, directories = {},

@@ -5,6 +5,7 @@ local core = require "llm.core"
 local globals = require "llm.globals"
 local json = require "llm.json"
 local options_module = require "llm.options"
+local read_file = require("llm.file").read
 local tasks = require "llm.task"
 local workers = require "llm.workers"
 
@@ -12,15 +13,6 @@ local M = {}
 
 -- The load whose script runs at this moment, nil if none does. llm.engine and llm.server behave by it.
 M.current = nil
-
-function M.read(path)
-  local file, message = io.open(path, "rb")
-  if not file then return nil, message end
-  local text
-  text, message = file:read "*a"
-  file:close()
-  return text, message -- a directory opens, but does not read
-end
 
 -- ---- engines -------------------------------------------------------------------------------------------------
 
@@ -86,7 +78,7 @@ local function module_path(name, path)
 end
 
 local function load_file(load, path)
-  local text, message = M.read(path)
+  local text, message = read_file(path)
   if not text then return nil, message end
   load.files[path] = text
   return loadstring(text:gsub("^#[^\n]*", ""), "@" .. path)
@@ -138,10 +130,10 @@ end
 
 -- The files that the program's own script consists of so far: {path = text}.
 function M.files_of_program(path)
-  local files = { [path] = M.read(path) }
+  local files = { [path] = read_file(path) }
   for name in pairs(package.loaded) do
     local file = type(name) == "string" and module_path(name)
-    if file then files[file] = M.read(file) end
+    if file then files[file] = read_file(file) end
   end
   return files
 end

@@ -9,6 +9,7 @@
 local files = require "llm.hub.files"
 local fs = require "llm.fs"
 local json = require "llm.json"
+local read_file = require("llm.file").read
 
 local Cache = {}
 Cache.__index = Cache
@@ -37,15 +38,6 @@ function M.root(given)
   return given or env_path "HF_HUB_CACHE" or env_path "HUGGINGFACE_HUB_CACHE" or M.home() .. "/hub"
 end
 
-function M.read(path)
-  local file, message = io.open(path, "rb")
-  if not file then return nil, message end
-  local text
-  text, message = file:read "*a"
-  file:close()
-  return text, message
-end
-
 -- The part of the cache of one repository ("ORG/NAME").
 function M.new(root, repo)
   local name = "models--" .. repo:gsub("/", "--")
@@ -57,7 +49,7 @@ function M.is_commit(revision) return #revision == 40 and not revision:find "[^%
 -- The commit that a branch, a tag or a commit stands for here, nil if that is not known.
 function Cache:commit(revision)
   if M.is_commit(revision) then return revision end
-  local text = M.read(self.path .. "/refs/" .. revision)
+  local text = read_file(self.path .. "/refs/" .. revision)
   text = text and text:match "^%s*(%x+)%s*$"
   return text and M.is_commit(text) and text or nil
 end
@@ -89,7 +81,7 @@ function Cache:find(commit, want)
   if not plan then return nil end
   local weights = plan.weights
   if plan.index then
-    weights = files.shards(json.decode(M.read(snapshot .. "/" .. plan.index) or ""))
+    weights = files.shards(json.decode(read_file(snapshot .. "/" .. plan.index) or ""))
     if not weights then return nil end
   end
   for _, name in ipairs(weights) do

@@ -3,6 +3,7 @@
 local cache = require "llm.hub.cache"
 local fetch = require("llm.fetch").fetch
 local json = require "llm.json"
+local read_file = require("llm.file").read
 local tasks = require "llm.task"
 
 local Client = {}
@@ -15,7 +16,7 @@ local MAX_REDIRECTS, MAX_JSON = 8, 64 * 2 ^ 20
 local TRIES, LONGEST_DELAY = 5, 10 -- seconds
 
 local function first_line(path)
-  local text = cache.read(path)
+  local text = read_file(path)
   return text and text:match "^%s*(%S+)"
 end
 

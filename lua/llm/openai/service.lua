@@ -7,6 +7,7 @@ local core = require "llm.core"
 local http = require "llm.http"
 local metrics = require "llm.metrics"
 local params = require "llm.openai.params"
+local read_file = require("llm.file").read
 local template = require "llm.template"
 
 local Service = {}
@@ -32,10 +33,8 @@ end
 
 local function read_template(path)
   if path:find "{[{%%#]" then return path end -- as in vLLM, the template itself will do
-  local file, message = io.open(path, "rb")
-  if not file then error("cannot read the chat template: " .. message, 0) end
-  local source = file:read "*a"
-  file:close()
+  local source, message = read_file(path)
+  if not source then error("cannot read the chat template: " .. message, 0) end
   return source
 end
 
