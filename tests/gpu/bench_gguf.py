@@ -215,9 +215,10 @@ def peer(args, path):
         for name, measure in PEER_PROGRAMS.items():
             program = os.path.join(build, name)
             for row, value, setting in measure(args, program, path) if os.access(program, os.X_OK) else ():
+                setting = " ".join(filter(None, (os.path.basename(build) if len(args.peer) > 1 else "", setting)))
+                print("# %s: %.4g tok/s %s" % (row, value, setting))
                 if value > figures.get(row, (0, ""))[0]:
-                    where = os.path.basename(build) if len(args.peer) > 1 else ""
-                    figures[row] = (value, " ".join(filter(None, (where, setting))))
+                    figures[row] = (value, setting)
     return figures
 
 
@@ -233,7 +234,7 @@ def compare(args, kind, path, began):
             results[program] = program(args, path)
             print("# %s, round %d, %s: %.1f s" % (kind, len(rounds) + 1, program.__name__, time.monotonic() - start), flush=True)
         rounds.append((results[ours], results[peer]))
-    print("\n| %s, %d rounds, tok/s | llmlua | llama.cpp | ratio (min–max) | its settings |\n|---|---|---|---|---|" % (kind, len(rounds)))
+    print("\n| %s, rounds: %d, tok/s | llmlua | llama.cpp | ratio (min–max) | its settings |\n|---|---|---|---|---|" % (kind, len(rounds)))
     for name in rounds[0][0]:
         a = [r[0][name][0] for r in rounds]
         b = [r[1][name][0] for r in rounds if name in r[1]]
