@@ -51,7 +51,7 @@ struct block_hash prefix_next(const struct prefix_table *t, struct block_hash pa
 {
     struct {
         struct block_hash parent;
-        int32_t tokens[128]; /* the largest page there is (kernels.h) */
+        int32_t tokens[PREFIX_MAX_BLOCK];
     } block;
     size_t bytes = sizeof *tokens * (size_t)n;
     block.parent = parent;

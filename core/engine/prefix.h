@@ -15,7 +15,10 @@ struct block_hash {
     uint64_t low, high;
 };
 
-enum { PREFIX_SECRET_BYTES = 192 };
+enum {
+    PREFIX_SECRET_BYTES = 192,
+    PREFIX_MAX_BLOCK = 128 /* tokens: the largest KV page there is (kernels.h) */
+};
 
 /* An open-addressing table with linear probing, at most half full; sized at open. */
 struct prefix_table {
@@ -29,6 +32,7 @@ llm_status prefix_init(struct prefix_table *t, int32_t n_pages, const uint8_t *s
 void prefix_deinit(struct prefix_table *t);
 
 struct block_hash prefix_root(const struct prefix_table *t, const char *salt, size_t bytes);
+/* n tokens, at most PREFIX_MAX_BLOCK. */
 struct block_hash prefix_next(const struct prefix_table *t, struct block_hash parent, const int32_t *tokens,
                               int32_t n);
 

@@ -156,7 +156,7 @@ static int reserve(struct scheduler *s, struct sequence *q, int32_t n_tokens)
 /* The name of q's i-th block, all of whose tokens are known. */
 static struct block_hash block_name(const struct scheduler *s, struct sequence *q, int32_t i)
 {
-    int32_t size = s->kv->page_size, tokens[128];
+    int32_t size = s->kv->page_size, tokens[PREFIX_MAX_BLOCK];
     for (; q->n_hashes <= i; q->n_hashes++) {
         int32_t k = q->n_hashes;
         for (int32_t j = 0; j < size; j++) tokens[j] = sequence_token(q, k * size + j);

@@ -103,7 +103,7 @@ llm_status settings_limits(const struct llm_engine_options *o, int32_t model_max
         return llm_fail(err, LLM_EINVAL, "max_model_len is %d; it must be 2 or more: a prompt and an output",
                         c->max_model_len);
     c->block_size = o->block_size ? o->block_size : defaults[on_device].block_size;
-    if (c->block_size < 8 || c->block_size > 128 || (c->block_size & (c->block_size - 1)))
+    if (c->block_size < 8 || c->block_size > PREFIX_MAX_BLOCK || (c->block_size & (c->block_size - 1)))
         return llm_fail(err, LLM_EINVAL, "block_size is %d; it must be 8, 16, 32, 64 or 128", c->block_size);
     c->chunked_prefill = o->enable_chunked_prefill;
     c->prefix_caching = o->enable_prefix_caching;

@@ -77,6 +77,8 @@ local llm = {}
 ---@field truncate_prompt_tokens? integer
 ---@field priority? integer lower runs sooner, under the priority policy
 ---@field cache_salt? string prefixes are shared only among equal salts
+---@field tenant? string whose share of the engine it takes
+---@field timeout? number seconds after which it fails, waiting or running
 
 ---@alias llm.Prompt string|integer[]|{prompt: string}|{prompt_token_ids: integer[]}
 
