@@ -103,6 +103,15 @@ static void owner_close(struct owner *o)
     net_loop_close(o->loop);
 }
 
+/* A peer whose request is held. */
+static struct peer ask_and_hold(struct owner *o)
+{
+    struct peer p = peer_connect(o->port);
+    peer_send(&p, "GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
+    UNTIL(o->loop, o->held);
+    return p;
+}
+
 static int connections(const struct owner *o)
 {
     struct http_server_stats stats;
@@ -434,9 +443,7 @@ static void test_no_timeout_while_held(void **state)
     options.write_timeout_ms = 20;
     struct owner o;
     owner_open(&o, &options, NULL);
-    struct peer p = peer_connect(o.port);
-    peer_send(&p, "GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
-    UNTIL(o.loop, o.held);
+    struct peer p = ask_and_hold(&o);
     assert_int_equal(http_reply_start(o.held, 200, NULL, 0, -1), LLM_OK);
     int64_t begin = net_now_ms();
     while (net_now_ms() - begin < 100) turn(o.loop);
@@ -453,9 +460,7 @@ static void test_reply_contract(void **state)
     (void)state;
     struct owner o;
     owner_open(&o, NULL, NULL);
-    struct peer p = peer_connect(o.port);
-    peer_send(&p, "GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
-    UNTIL(o.loop, o.held);
+    struct peer p = ask_and_hold(&o);
     struct http_exchange *x = o.held;
     char peer_name[64];
     http_exchange_peer(x, peer_name, sizeof peer_name);
@@ -475,10 +480,15 @@ static void test_reply_contract(void **state)
     UNTIL_CLOSED(o.loop, &p);
     assert_int_equal(o.last_done, HTTP_DONE_CLOSED);
     peer_close(&p);
+    owner_close(&o);
+}
 
-    p = peer_connect(o.port);
-    peer_send(&p, "GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
-    UNTIL(o.loop, o.held);
+static void test_ends_of_replies(void **state)
+{
+    (void)state;
+    struct owner o;
+    owner_open(&o, NULL, NULL);
+    struct peer p = ask_and_hold(&o);
     http_reply_start(o.held, 200, NULL, 0, -1);
     http_reply_write(o.held, "part", 4);
     turn(o.loop);
@@ -488,9 +498,7 @@ static void test_reply_contract(void **state)
     assert_null(strstr(p.in, "\r\n0\r\n")); /* and no false end */
     peer_close(&p);
 
-    p = peer_connect(o.port);
-    peer_send(&p, "GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
-    UNTIL(o.loop, o.held);
+    p = ask_and_hold(&o);
     http_reply_start(o.held, 200, NULL, 0, -1);
     http_reply_write(o.held, "part", 4);
     http_reply_cut(o.held);
@@ -519,9 +527,7 @@ static void test_corked_and_no_malloc(void **state)
     (void)state;
     struct owner o;
     owner_open(&o, NULL, NULL);
-    struct peer p = peer_connect(o.port);
-    peer_send(&p, "GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
-    UNTIL(o.loop, o.held);
+    struct peer p = ask_and_hold(&o);
     http_reply_start(o.held, 200, NULL, 0, -1);
     UNTIL_SAYS(o.loop, &p, "\r\n\r\n");
     uint64_t before = mem_count();
@@ -710,15 +716,25 @@ int main(void)
 {
     memset(chunk, 'x', sizeof chunk);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_keep_alive),      cmocka_unit_test(test_versions_and_methods),
-        cmocka_unit_test(test_pipelining),      cmocka_unit_test(test_split_input),
-        cmocka_unit_test(test_expect_continue), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_error_format),    cmocka_unit_test(test_back_pressure),
-        cmocka_unit_test(test_client_leaves),   cmocka_unit_test(test_half_close),
-        cmocka_unit_test(test_timeouts),        cmocka_unit_test(test_no_timeout_while_held),
-        cmocka_unit_test(test_reply_contract),  cmocka_unit_test(test_corked_and_no_malloc),
-        cmocka_unit_test(test_drain),           cmocka_unit_test(test_unix_socket),
-        cmocka_unit_test(test_listen_errors),   cmocka_unit_test(test_thousand_connections),
+        cmocka_unit_test(test_keep_alive),
+        cmocka_unit_test(test_versions_and_methods),
+        cmocka_unit_test(test_pipelining),
+        cmocka_unit_test(test_split_input),
+        cmocka_unit_test(test_expect_continue),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_error_format),
+        cmocka_unit_test(test_back_pressure),
+        cmocka_unit_test(test_client_leaves),
+        cmocka_unit_test(test_half_close),
+        cmocka_unit_test(test_timeouts),
+        cmocka_unit_test(test_no_timeout_while_held),
+        cmocka_unit_test(test_reply_contract),
+        cmocka_unit_test(test_ends_of_replies),
+        cmocka_unit_test(test_corked_and_no_malloc),
+        cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_unix_socket),
+        cmocka_unit_test(test_listen_errors),
+        cmocka_unit_test(test_thousand_connections),
         cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

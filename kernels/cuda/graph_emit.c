@@ -6,6 +6,8 @@
 
 #include "base/mem.h"
 
+#include <string.h>
+
 enum {
     MOST_LINES = 10000,
     MOST_RANKS = 8,
@@ -14,6 +16,16 @@ enum {
     CHEAP = 16, /* instructions an element */
     DEAR = 100
 };
+
+void emit_form(struct emitter *e, const char *form, const struct graph_node *n,
+               void (*put)(struct emitter *e, int32_t node))
+{
+    for (const char *hole; (hole = strchr(form, '$')); form = hole + 2) {
+        EMIT(e, "%.*s", (int)(hole - form), form);
+        put(e, n->args[hole[1] - '0']);
+    }
+    EMIT(e, "%s", form);
+}
 
 /* ---- steps --------------------------------------------------------------------------------------------- */
 

@@ -43,152 +43,70 @@ void emit_begin_assignment(struct emitter *e, int32_t node)
     e->n_lines++;
 }
 
-static void put_call(struct emitter *e, const char *function, const struct graph_node *n)
+/* Numbers that are a function of the row and of operands alone. */
+static const char *const forms[GRAPH_N_OPS] = {
+    [GRAPH_OP_position] = "r.n_history",
+    [GRAPH_OP_n_prompt] = "r.n_prompt",
+    [GRAPH_OP_n_output] = "r.n_history - r.n_prompt",
+    [GRAPH_OP_vocab] = "VOCAB",
+    [GRAPH_OP_temperature] = "(double)r.p->temperature",
+    [GRAPH_OP_top_k] = "r.p->top_k > 0 ? r.p->top_k : 0",
+    [GRAPH_OP_top_p] = "(double)r.p->top_p",
+    [GRAPH_OP_min_p] = "(double)r.p->min_p",
+    [GRAPH_OP_neg] = "-($0)",
+    [GRAPH_OP_abs] = "fabs($0)",
+    [GRAPH_OP_exp] = "num_exp($0)",
+    [GRAPH_OP_log] = "num_log($0)",
+    [GRAPH_OP_tanh] = "num_tanh($0)",
+    [GRAPH_OP_sqrt] = "sqrt($0)",
+    [GRAPH_OP_floor] = "floor($0)",
+    [GRAPH_OP_add] = "$0 + $1",
+    [GRAPH_OP_sub] = "$0 - $1",
+    [GRAPH_OP_mul] = "$0 * $1",
+    [GRAPH_OP_div] = "num_div($0, $1)",
+    [GRAPH_OP_pow] = "num_pow($0, $1)",
+    [GRAPH_OP_min] = "fmin($0, $1)",
+    [GRAPH_OP_max] = "fmax($0, $1)",
+    [GRAPH_OP_lt] = "$0 < $1",
+    [GRAPH_OP_le] = "$0 <= $1",
+    [GRAPH_OP_eq] = "$0 == $1",
+    [GRAPH_OP_and] = "$0 != 0 && $1 != 0",
+    [GRAPH_OP_or] = "$0 != 0 || $1 != 0",
+    [GRAPH_OP_not] = "$0 == 0",
+    [GRAPH_OP_where] = "$0 != 0 ? $1 : $2",
+    [GRAPH_OP_last] = "token_at_end(r, $0)",
+};
+
+/* The value of a num or bool that is assigned. */
+static void put_value(struct emitter *e, const struct graph_node *n)
 {
-    EMIT(e, "%s(", function);
-    for (int32_t i = 0; i < n->n_args; i++) {
-        EMIT(e, i ? ", " : "");
-        emit_put_num(e, n->args[i]);
+    if (forms[n->op]) {
+        emit_form(e, forms[n->op], n, emit_put_num);
+        return;
     }
-    EMIT(e, ");\n");
-}
-
-static void put_infix(struct emitter *e, const struct graph_node *n, const char *op)
-{
-    emit_put_num(e, n->args[0]);
-    EMIT(e, " %s ", op);
-    emit_put_num(e, n->args[1]);
-    EMIT(e, ";\n");
-}
-
-/* a != 0 op b != 0 */
-static void put_logic(struct emitter *e, const struct graph_node *n, const char *op)
-{
-    emit_put_num(e, n->args[0]);
-    EMIT(e, " != 0 %s ", op);
-    emit_put_num(e, n->args[1]);
-    EMIT(e, " != 0;\n");
-}
-
-static void emit_input(struct emitter *e, const struct graph_node *n)
-{
     switch (n->op) {
     case GRAPH_OP_const:
         put_number(e, n->number);
-        EMIT(e, ";\n");
         return;
     case GRAPH_OP_param:
-        EMIT(e, "r.args[%d].number;\n", n->index);
+        EMIT(e, "r.args[%d].number", n->index);
         return;
     case GRAPH_OP_state:
-        EMIT(e, "r.variables[%d];\n", e->g->states[n->index].offset);
-        return;
-    case GRAPH_OP_position:
-        EMIT(e, "r.n_history;\n");
-        return;
-    case GRAPH_OP_n_prompt:
-        EMIT(e, "r.n_prompt;\n");
-        return;
-    case GRAPH_OP_n_output:
-        EMIT(e, "r.n_history - r.n_prompt;\n");
-        return;
-    case GRAPH_OP_vocab:
-        EMIT(e, "VOCAB;\n");
-        return;
-    case GRAPH_OP_temperature:
-        EMIT(e, "(double)r.p->temperature;\n");
-        return;
-    case GRAPH_OP_top_k:
-        EMIT(e, "r.p->top_k > 0 ? r.p->top_k : 0;\n");
-        return;
-    case GRAPH_OP_top_p:
-        EMIT(e, "(double)r.p->top_p;\n");
-        return;
-    case GRAPH_OP_min_p:
-        EMIT(e, "(double)r.p->min_p;\n");
+        EMIT(e, "r.variables[%d]", e->g->states[n->index].offset);
         return;
     case GRAPH_OP_random:
-        EMIT(e, "random_number(r, %d);\n", n->index);
+        EMIT(e, "random_number(r, %d)", n->index);
+        return;
+    case GRAPH_OP_step:
+        EMIT(e, "step_of(r.args[%d], ", emit_node(e, n->args[0])->index);
+        emit_form(e, "$1, $2)", n, emit_put_num);
+        return;
+    case GRAPH_OP_at:
+        EMIT(e, "at(VEC(%d), %d, ", e->p->vec_at[n->args[0]], emit_node(e, n->args[0])->length);
+        emit_form(e, "$1)", n, emit_put_num);
         return;
     default:
-        EMIT(e, "(double)NAN;\n");
-    }
-}
-
-static void emit_arithmetic(struct emitter *e, const struct graph_node *n)
-{
-    switch (n->op) {
-    case GRAPH_OP_neg:
-        put_call(e, "-", n);
-        return;
-    case GRAPH_OP_abs:
-        put_call(e, "fabs", n);
-        return;
-    case GRAPH_OP_min:
-        put_call(e, "fmin", n);
-        return;
-    case GRAPH_OP_max:
-        put_call(e, "fmax", n);
-        return;
-    case GRAPH_OP_sqrt:
-        put_call(e, "sqrt", n);
-        return;
-    case GRAPH_OP_floor:
-        put_call(e, "floor", n);
-        return;
-    case GRAPH_OP_exp:
-        put_call(e, "num_exp", n);
-        return;
-    case GRAPH_OP_log:
-        put_call(e, "num_log", n);
-        return;
-    case GRAPH_OP_tanh:
-        put_call(e, "num_tanh", n);
-        return;
-    case GRAPH_OP_pow:
-        put_call(e, "num_pow", n);
-        return;
-    case GRAPH_OP_div:
-        put_call(e, "num_div", n);
-        return;
-    case GRAPH_OP_add:
-        put_infix(e, n, "+");
-        return;
-    case GRAPH_OP_sub:
-        put_infix(e, n, "-");
-        return;
-    case GRAPH_OP_mul:
-        put_infix(e, n, "*");
-        return;
-    case GRAPH_OP_lt:
-        put_infix(e, n, "<");
-        return;
-    case GRAPH_OP_le:
-        put_infix(e, n, "<=");
-        return;
-    case GRAPH_OP_eq:
-        put_infix(e, n, "==");
-        return;
-    case GRAPH_OP_and:
-        put_logic(e, n, "&&");
-        return;
-    case GRAPH_OP_or:
-        put_logic(e, n, "||");
-        return;
-    case GRAPH_OP_not:
-        emit_put_num(e, n->args[0]);
-        EMIT(e, " == 0;\n");
-        return;
-    case GRAPH_OP_where:
-        emit_put_num(e, n->args[0]);
-        EMIT(e, " != 0 ? ");
-        emit_put_num(e, n->args[1]);
-        EMIT(e, " : ");
-        emit_put_num(e, n->args[2]);
-        EMIT(e, ";\n");
-        return;
-    default:
-        EMIT(e, "(double)NAN;\n");
+        EMIT(e, "(double)NAN");
     }
 }
 
@@ -210,27 +128,6 @@ static void emit_hash(struct emitter *e, int32_t node)
     emit_put_key(e, n);
     EMIT(e, "        NUM(%d) = (double)hash_uniform(hash_of(hashed%d, %d).k[0]);\n", e->num_at[node], node,
          n->n_args);
-}
-
-static void emit_from_tables(struct emitter *e, const struct graph_node *n)
-{
-    switch (n->op) {
-    case GRAPH_OP_last:
-        EMIT(e, "token_at_end(r, ");
-        emit_put_num(e, n->args[0]);
-        break;
-    case GRAPH_OP_step:
-        EMIT(e, "step_of(r.args[%d], ", emit_node(e, n->args[0])->index);
-        emit_put_num(e, n->args[1]);
-        EMIT(e, ", ");
-        emit_put_num(e, n->args[2]);
-        break;
-    default: /* at */
-        EMIT(e, "at(VEC(%d), %d, ", e->p->vec_at[n->args[0]], emit_node(e, n->args[0])->length);
-        emit_put_num(e, n->args[1]);
-        break;
-    }
-    EMIT(e, ");\n");
 }
 
 static void emit_vec(struct emitter *e, int32_t node)
@@ -262,10 +159,6 @@ void emit_num(struct emitter *e, int32_t node)
         return;
     }
     emit_begin_assignment(e, node);
-    if (n->op < GRAPH_OP_neg)
-        emit_input(e, n);
-    else if (n->op <= GRAPH_OP_where)
-        emit_arithmetic(e, n);
-    else
-        emit_from_tables(e, n);
+    put_value(e, n);
+    EMIT(e, ";\n");
 }

@@ -87,17 +87,46 @@ void emit_put_member(struct emitter *e, int32_t set, int32_t list, const char *t
     }
 }
 
+/* Elements that are a function of operands alone. */
+static const char *const forms[GRAPH_N_OPS] = {
+    [GRAPH_OP_logits] = "__ldcg(r.at + i)",
+    [GRAPH_OP_index] = "(float)i",
+    [GRAPH_OP_neg] = "-$0",
+    [GRAPH_OP_abs] = "fabsf($0)",
+    [GRAPH_OP_exp] = "exp_element($0)",
+    [GRAPH_OP_log] = "log_core($0)",
+    [GRAPH_OP_tanh] = "tanh_core($0)",
+    [GRAPH_OP_sqrt] = "sqrtf($0)",
+    [GRAPH_OP_floor] = "floorf($0)",
+    [GRAPH_OP_add] = "$0 + $1",
+    [GRAPH_OP_sub] = "$0 - $1",
+    [GRAPH_OP_mul] = "$0 * $1",
+    [GRAPH_OP_div] = "$0 / $1",
+    [GRAPH_OP_pow] = "pow_core($0, $1)",
+    [GRAPH_OP_min] = "min_core($0, $1)",
+    [GRAPH_OP_max] = "max_core($0, $1)",
+    [GRAPH_OP_lt] = "$0 < $1",
+    [GRAPH_OP_le] = "$0 <= $1",
+    [GRAPH_OP_eq] = "$0 == $1",
+    [GRAPH_OP_and] = "$0 & $1",
+    [GRAPH_OP_or] = "$0 | $1",
+    [GRAPH_OP_not] = "!$0",
+    [GRAPH_OP_where] = "$0 ? $1 : $2",
+};
+
+static void put_element(struct emitter *e, int32_t node)
+{
+    EMIT(e, "e%d", node);
+}
+
 static void put_operation(struct emitter *e, int32_t node)
 {
     const struct graph_node *n = emit_node(e, node);
-    const int32_t a = n->args[0], b = n->args[1], c = n->args[2];
+    if (forms[n->op]) {
+        emit_form(e, forms[n->op], n, put_element);
+        return;
+    }
     switch (n->op) {
-    case GRAPH_OP_logits:
-        EMIT(e, "__ldcg(r.at + i)");
-        return;
-    case GRAPH_OP_index:
-        EMIT(e, "(float)i");
-        return;
     case GRAPH_OP_row_hash:
     case GRAPH_OP_row_random:
         EMIT(e, "hash_uniform(hash_token(k%d.k[0], k%d.k[1], (uint32_t)i))", node, node);
@@ -105,71 +134,8 @@ static void put_operation(struct emitter *e, int32_t node)
     case GRAPH_OP_counts:
         EMIT(e, n->index ? "in_output(r, i)" : "in_prompt(r, i)");
         return;
-    case GRAPH_OP_neg:
-        EMIT(e, "-e%d", a);
-        return;
-    case GRAPH_OP_abs:
-        EMIT(e, "fabsf(e%d)", a);
-        return;
-    case GRAPH_OP_exp:
-        EMIT(e, "exp_element(e%d)", a);
-        return;
-    case GRAPH_OP_log:
-        EMIT(e, "log_core(e%d)", a);
-        return;
-    case GRAPH_OP_tanh:
-        EMIT(e, "tanh_core(e%d)", a);
-        return;
-    case GRAPH_OP_sqrt:
-        EMIT(e, "sqrtf(e%d)", a);
-        return;
-    case GRAPH_OP_floor:
-        EMIT(e, "floorf(e%d)", a);
-        return;
-    case GRAPH_OP_add:
-        EMIT(e, "e%d + e%d", a, b);
-        return;
-    case GRAPH_OP_sub:
-        EMIT(e, "e%d - e%d", a, b);
-        return;
-    case GRAPH_OP_mul:
-        EMIT(e, "e%d * e%d", a, b);
-        return;
-    case GRAPH_OP_div:
-        EMIT(e, "e%d / e%d", a, b);
-        return;
-    case GRAPH_OP_pow:
-        EMIT(e, "pow_core(e%d, e%d)", a, b);
-        return;
-    case GRAPH_OP_min:
-        EMIT(e, "min_core(e%d, e%d)", a, b);
-        return;
-    case GRAPH_OP_max:
-        EMIT(e, "max_core(e%d, e%d)", a, b);
-        return;
-    case GRAPH_OP_lt:
-        EMIT(e, "e%d < e%d", a, b);
-        return;
-    case GRAPH_OP_le:
-        EMIT(e, "e%d <= e%d", a, b);
-        return;
-    case GRAPH_OP_eq:
-        EMIT(e, "e%d == e%d", a, b);
-        return;
-    case GRAPH_OP_and:
-        EMIT(e, "e%d & e%d", a, b);
-        return;
-    case GRAPH_OP_or:
-        EMIT(e, "e%d | e%d", a, b);
-        return;
-    case GRAPH_OP_not:
-        EMIT(e, "!e%d", a);
-        return;
-    case GRAPH_OP_where:
-        EMIT(e, "e%d ? e%d : e%d", a, b, c);
-        return;
     case GRAPH_OP_set:
-        emit_put_member(e, node, a, "i");
+        emit_put_member(e, node, n->args[0], "i");
         return;
     case GRAPH_OP_scatter:
         EMIT(e, "scattered(a%d, i)", node);

@@ -38,6 +38,13 @@ static inline const struct graph_node *emit_node(const struct emitter *e, int32_
     return &e->g->nodes[node];
 }
 
+/* ---- graph_emit.c ----------------------------------------------------------------------------------------
+ */
+
+/* Text in which $0, $1, $2 stand for n's operands as `put` writes them. */
+void emit_form(struct emitter *e, const char *form, const struct graph_node *n,
+               void (*put)(struct emitter *e, int32_t node));
+
 /* ---- graph_emit_sweep.c ----------------------------------------------------------------------------------
  */
 
