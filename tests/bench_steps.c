@@ -17,13 +17,7 @@ struct answers {
     struct sampled rows[2][MAX_SEQS];
 };
 
-static llm_status refuse(void *self, const struct batch *batch, struct llm_error *err)
-{
-    (void)self, (void)batch;
-    return llm_fail(err, LLM_EFAILED, "steps are launched");
-}
-
-static llm_status refuse_logits(void *self, const int32_t *rows, int32_t n, float *out, struct llm_error *err)
+static llm_status refuse(void *self, const int32_t *rows, int32_t n, float *out, struct llm_error *err)
 {
     (void)self, (void)rows, (void)n, (void)out;
     return llm_fail(err, LLM_EFAILED, "steps are launched");
@@ -117,8 +111,7 @@ int main(int argc, char **argv)
                                          .chunked_prefill = 1};
     const struct engine_model model = {.self = &answers,
                                        .vocab_size = VOCAB,
-                                       .forward = refuse,
-                                       .logits = refuse_logits,
+                                       .logits = refuse,
                                        .copy_page = copy_page,
                                        .n_workers = 1,
                                        .launch = launch,
