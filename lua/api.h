@@ -131,6 +131,10 @@ struct api_field {
     size_t offset; /* of the member: const char *, int, int32_t, uint64_t or float */
 };
 
+/* clang-format off: it breaks a line that is in braces and begins with # */
+#define API_FIELD(type, name, kind) {#name, kind, offsetof(struct type, name)}
+/* clang-format on */
+
 /* Copies what the table at `index` has of `fields` into the struct at `out`, leaves the rest. Strings are
  * borrowed from the table. Errors: LLM_EINVAL (the name, what it must be, what it is). [-0, +0, m] */
 llm_status api_read_fields(lua_State *L, int index, const struct api_field *fields, size_t n, void *out,

@@ -7,10 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-#define OPTION(name, kind)                                                                                   \
-    {                                                                                                        \
-#name, kind, offsetof(struct llm_engine_options, name)                                               \
-    }
+#define OPTION(name, kind) API_FIELD(llm_engine_options, name, kind)
 
 static const struct api_field option_fields[] = {
     OPTION(model, API_STRING),

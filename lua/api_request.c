@@ -29,10 +29,7 @@ static struct api_request *check_request(lua_State *L, int arg)
     return r;
 }
 
-#define SPEC(name, kind)                                                                                     \
-    {                                                                                                        \
-#name, kind, offsetof(struct llm_request_spec, name)                                                 \
-    }
+#define SPEC(name, kind) API_FIELD(llm_request_spec, name, kind)
 
 static const struct api_field spec_fields[] = {
     SPEC(add_special_tokens, API_BOOL),

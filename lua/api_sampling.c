@@ -6,10 +6,7 @@
 #include <lauxlib.h>
 #include <math.h>
 
-#define PARAM(name, kind)                                                                                    \
-    {                                                                                                        \
-#name, kind, offsetof(struct llm_sampling, name)                                                     \
-    }
+#define PARAM(name, kind) API_FIELD(llm_sampling, name, kind)
 
 static const struct api_field sampling_fields[] = {
     PARAM(n, API_INT32),
