@@ -17,7 +17,8 @@ static llm_status check_length(const struct llm_sampling *p, const struct reques
 {
     if (limits->on_sequence && p->n != 1)
         return llm_fail(err, LLM_EINVAL, "n is %d; on a sequence it must be 1: fork the sequence", p->n);
-    if (p->max_tokens < !limits->on_sequence && p->max_tokens != -1)
+    const int32_t least = limits->on_sequence ? 0 : 1;
+    if (p->max_tokens < least && p->max_tokens != -1)
         return range_error(err, "max_tokens", p->max_tokens,
                            limits->on_sequence ? "0 or more, or -1 for as many as fit"
                                                : "1 or more, or -1 for as many as fit");
