@@ -74,6 +74,11 @@ local function store(target, entry, value)
   end
 end
 
+local function unknown(label, names)
+  local hint = suggest.hint(label, names)
+  return nil, ("unknown option '%s'%s"):format(label, hint ~= "" and hint or "; --help lists all there are")
+end
+
 -- Splits "--name=value"; finds the entries; reads the value. Returns the next index, or nil and a message.
 local function take(argv, i, index, names, put)
   local text = argv[i]
@@ -85,8 +90,7 @@ local function take(argv, i, index, names, put)
     if positive and positive[1].entry.type == "boolean" then found, negated = positive, true end
   end
   if not found then
-    local label = text:match("^[^=]+")
-    return nil, ("unknown option '%s'%s"):format(label, suggest.hint(label, names))
+    return unknown(text:match("^[^=]+"), names)
   end
   local label, entry = dashed(name), found[1].entry
   if negated and attached then return nil, ("%s takes no value"):format(label) end
@@ -119,7 +123,9 @@ local function take_positionals(opts, spec, words)
     end
   end
   if #words > #positional then
-    return nil, ("unexpected argument '%s'"):format(words[#positional + 1])
+    local word = words[#positional + 1]
+    local is_model = spec.engine ~= false and #positional == 0 and not opts.model
+    return nil, ("unexpected argument '%s'%s"):format(word, is_model and "; a model is given as --model " .. word or "")
   end
   return true
 end
@@ -150,7 +156,7 @@ function M.parse(argv, spec)
       if not next_i then return nil, message end
       i = next_i
     elseif not plain and text:sub(1, 1) == "-" and #text > 1 then
-      return nil, ("unknown option '%s'%s"):format(text, suggest.hint(text, names))
+      return unknown(text, names)
     else
       words[#words + 1], i = text, i + 1
     end
