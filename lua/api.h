@@ -131,9 +131,10 @@ struct api_field {
     size_t offset; /* of the member: const char *, int, int32_t, uint64_t or float */
 };
 
-/* clang-format off: it breaks a line that is in braces and begins with # */
-#define API_FIELD(type, name, kind) {#name, kind, offsetof(struct type, name)}
-/* clang-format on */
+#define API_FIELD(owner, member, member_kind)                                                                \
+    {                                                                                                        \
+        .name = #member, .kind = member_kind, .offset = offsetof(struct owner, member)                       \
+    }
 
 /* Copies what the table at `index` has of `fields` into the struct at `out`, leaves the rest. Strings are
  * borrowed from the table. Errors: LLM_EINVAL (the name, what it must be, what it is). [-0, +0, m] */
