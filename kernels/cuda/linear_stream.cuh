@@ -16,6 +16,7 @@
 
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/packed.cuh"
+#include "kernels/cuda/ptx.cuh"
 
 enum { SLICE_BYTES = 64 * 64 * 2, MAX_TILE = 256 * 32 };
 
@@ -36,7 +37,7 @@ struct stream_args {
 
 /* N: rows of x, GROUPS warpgroups of SLICES slices of 64 weight rows each. */
 template <typename T, int FORMAT, int N, int GROUPS, int SLICES> struct stream {
-    static constexpr bool DENSE = FORMAT == FORMAT_DENSE;
+    static constexpr bool DENSE = FORMAT == FORMAT_DENSE, FEW = !DENSE && N <= 16;
     static constexpr int ROWS = 64 * GROUPS * SLICES, CONSUMERS = 128 * GROUPS, THREADS = CONSUMERS + 32;
     static constexpr int PART = N < 64 ? N : 64, PARTS = N / PART; /* of x's rows: a product takes one part */
     static constexpr int K_TILES = DENSE ? 1 : 2;                  /* of 64, a step */
@@ -185,6 +186,39 @@ static __device__ __forceinline__ void multiply_packed(typename S::sums &sums, c
 #pragma unroll
         for (int k = 0; k < 4; k++)
             asm volatile("" ::"r"(w[tile][k][0]), "r"(w[tile][k][1]), "r"(w[tile][k][2]), "r"(w[tile][k][3]));
+}
+
+/* The same for so few rows of x that a warp's own products do: a warpgroup's, which wait for each other, take
+ * some 55 cycles however narrow they are. */
+template <typename T, int FORMAT, typename S>
+static __device__ __forceinline__ void multiply_few(typename S::sums &sums, const uint8_t *stage, uint32_t at)
+{
+    const uint32_t row = threadIdx.x % 8, chunk = threadIdx.x % 32 / 8;
+    const uint8_t *w = stage + threadIdx.x / 128 * S::GROUP_BYTES;
+#pragma unroll
+    for (int tile = 0; tile < S::K_TILES; tile++) {
+        constexpr int BLOCKS = S::PART / 8; /* of 8 rows of x */
+        uint32_t words[8], scales[4], x[BLOCKS][2][4];
+        const uint32_t rows = at + S::W_BYTES + tile * S::X_TILE + row * 128;
+#pragma unroll
+        for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+                load_matrices(x[b][i], rows + b * 1024 + ((4 * i + chunk ^ row) << 4));
+        load_tile<FORMAT>(w + tile * packing<FORMAT>::TILE_BYTES, threadIdx.x % 128, words, scales);
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            uint32_t v[4];
+#pragma unroll
+            for (int r = 0; r < 4; r++) v[r] = unpack<T, FORMAT>(words, scales, k, r);
+#pragma unroll
+            for (int b = 0; b < BLOCKS; b++) {
+                const uint32_t(&from)[4] = x[b][k / 2];
+                multiply<T>(*reinterpret_cast<float(*)[4]>(&sums[0][0][4 * b]), v, from[k % 2 * 2],
+                            from[k % 2 * 2 + 1]);
+            }
+        }
+    }
 }
 
 static __device__ __forceinline__ void consumers_sync(int threads)
@@ -381,7 +415,10 @@ static __device__ __forceinline__ void consume(const stages &s, const uint8_t *d
                 before = s.empty + 8 * stage;
             } else {
                 const int32_t at = stage * S::STAGE_BYTES;
-                multiply_packed<T, FORMAT, S>(sums, data + at, s.data + at);
+                if constexpr (S::FEW)
+                    multiply_few<T, FORMAT, S>(sums, data + at, s.data + at);
+                else
+                    multiply_packed<T, FORMAT, S>(sums, data + at, s.data + at);
                 if (is_first_lane) barrier_arrive(s.empty + 8 * stage);
             }
             if (++stage == s.n) stage = 0, parity ^= 1;
@@ -459,7 +496,7 @@ typedef void thin_fn(const CUtensorMap, const CUtensorMap, const CUtensorMap, co
 thin_fn *thin_kernel(enum llm_dtype act_dtype, int32_t n_tokens);
 
 /* linear_packed_*.cu: those of packed formats, by increasing n_tokens. */
-enum { PACKED_VARIANTS = 3 };
+enum { PACKED_VARIANTS = 4 };
 void packed_variants_bf16(enum weight_format format, struct stream_variant out[PACKED_VARIANTS]);
 void packed_variants_f16(enum weight_format format, struct stream_variant out[PACKED_VARIANTS]);
 
@@ -467,8 +504,9 @@ template <typename T, int FORMAT>
 static inline void packed_variants_of(struct stream_variant out[PACKED_VARIANTS])
 {
     out[0] = variant_of<T, FORMAT, 8, 4>(); /* many threads: unpacking is arithmetic */
-    out[1] = variant_of<T, FORMAT, 32, 4>();
-    out[2] = variant_of<T, FORMAT, 64, 2>();
+    out[1] = variant_of<T, FORMAT, 16, 4>();
+    out[2] = variant_of<T, FORMAT, 32, 4>();
+    out[3] = variant_of<T, FORMAT, 64, 2>();
 }
 
 #endif
