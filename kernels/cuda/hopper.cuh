@@ -70,6 +70,13 @@ static __device__ __forceinline__ uint64_t evict_first_policy()
     return policy;
 }
 
+static __device__ __forceinline__ uint64_t evict_normal_policy()
+{
+    uint64_t policy;
+    asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
 static __device__ __forceinline__ uint64_t evict_last_policy()
 {
     uint64_t policy;
@@ -179,6 +186,15 @@ static __device__ __forceinline__ uint32_t shared_word(uint32_t address)
 static __device__ __forceinline__ void shared_word_set(uint32_t address, uint32_t word)
 {
     asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
+}
+
+/* Four 8x8 matrices of 16-bit elements, each stored transposed; lane l gives where row l % 8 of the stored
+ * matrix l / 8 begins. */
+static __device__ __forceinline__ void store_matrices_transposed(const uint32_t (&r)[4], uint32_t address)
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+                 "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+                 : "memory");
 }
 
 /* ---- clusters: blocks that reach each other's shared memory
@@ -353,9 +369,11 @@ template <typename T> struct wgmma_tile<T, 64> {
         "+f"(d[i + 6]), "+f"(d[i + 7])
 #define WGMMA_D32_FROM(d, i)                                                                                 \
     WGMMA_D8_FROM(d, i), WGMMA_D8_FROM(d, i + 8), WGMMA_D8_FROM(d, i + 16), WGMMA_D8_FROM(d, i + 24)
+#define WGMMA_D48(d)  WGMMA_D32_FROM(d, 0), WGMMA_D8_FROM(d, 32), WGMMA_D8_FROM(d, 40)
 #define WGMMA_D64(d)  WGMMA_D32_FROM(d, 0), WGMMA_D32_FROM(d, 32)
 #define WGMMA_D96(d)  WGMMA_D64(d), WGMMA_D32_FROM(d, 64)
 #define WGMMA_D128(d) WGMMA_D96(d), WGMMA_D32_FROM(d, 96)
+#define WGMMA_48      WGMMA_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define WGMMA_64                                                                                             \
     WGMMA_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "            \
              "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
@@ -372,6 +390,11 @@ template <typename T> struct wgmma_tile<T, 64> {
                  "wgmma.mma_async.sync.aligned." shape " {" results "}, " a ", " b ", p, 1, 1, 0, 0;\n}"     \
                  : __VA_ARGS__                                                                               \
                  : "l"(w), "l"(x), "r"(plus))
+#define WGMMA_WIDE_REGISTERS(shape, results, a, b, add, ...)                                                 \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add ", 0;\n"                                            \
+                 "wgmma.mma_async.sync.aligned." shape " {" results "}, {" a "}, " b ", p, 1, 1, 0;\n}"      \
+                 : __VA_ARGS__                                                                               \
+                 : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(x), "r"(plus))
 
 /* As wgmma_tile::multiply, of wide tiles; d = instead of += where `plus` is 0. */
 template <typename T>
@@ -401,7 +424,81 @@ static __device__ __forceinline__ void wgmma_wide(float (&d)[128], uint64_t w, u
         WGMMA_WIDE("m64n256k16.f32.f16.f16", WGMMA_128, "%128", "%129", "%130", WGMMA_D128(d));
 }
 
+/* The same with w from registers. */
+template <typename T>
+static __device__ __forceinline__ void wgmma_wide(float (&d)[16], const uint32_t (&w)[4], uint64_t x,
+                                                  int32_t plus)
+{
+    if constexpr (is_bf16<T>)
+        WGMMA_WIDE_REGISTERS("m64n32k16.f32.bf16.bf16", WGMMA_16, "%16, %17, %18, %19", "%20", "%21",
+                             WGMMA_D16(d));
+    else
+        WGMMA_WIDE_REGISTERS("m64n32k16.f32.f16.f16", WGMMA_16, "%16, %17, %18, %19", "%20", "%21",
+                             WGMMA_D16(d));
+}
+
+template <typename T>
+static __device__ __forceinline__ void wgmma_wide(float (&d)[32], const uint32_t (&w)[4], uint64_t x,
+                                                  int32_t plus)
+{
+    if constexpr (is_bf16<T>)
+        WGMMA_WIDE_REGISTERS("m64n64k16.f32.bf16.bf16", WGMMA_32, "%32, %33, %34, %35", "%36", "%37",
+                             WGMMA_D32(d));
+    else
+        WGMMA_WIDE_REGISTERS("m64n64k16.f32.f16.f16", WGMMA_32, "%32, %33, %34, %35", "%36", "%37",
+                             WGMMA_D32(d));
+}
+
+template <typename T>
+static __device__ __forceinline__ void wgmma_wide(float (&d)[48], const uint32_t (&w)[4], uint64_t x,
+                                                  int32_t plus)
+{
+    if constexpr (is_bf16<T>)
+        WGMMA_WIDE_REGISTERS("m64n96k16.f32.bf16.bf16", WGMMA_48, "%48, %49, %50, %51", "%52", "%53",
+                             WGMMA_D48(d));
+    else
+        WGMMA_WIDE_REGISTERS("m64n96k16.f32.f16.f16", WGMMA_48, "%48, %49, %50, %51", "%52", "%53",
+                             WGMMA_D48(d));
+}
+
+template <typename T>
+static __device__ __forceinline__ void wgmma_wide(float (&d)[64], const uint32_t (&w)[4], uint64_t x,
+                                                  int32_t plus)
+{
+    if constexpr (is_bf16<T>)
+        WGMMA_WIDE_REGISTERS("m64n128k16.f32.bf16.bf16", WGMMA_64, "%64, %65, %66, %67", "%68", "%69",
+                             WGMMA_D64(d));
+    else
+        WGMMA_WIDE_REGISTERS("m64n128k16.f32.f16.f16", WGMMA_64, "%64, %65, %66, %67", "%68", "%69",
+                             WGMMA_D64(d));
+}
+
+template <typename T>
+static __device__ __forceinline__ void wgmma_wide(float (&d)[96], const uint32_t (&w)[4], uint64_t x,
+                                                  int32_t plus)
+{
+    if constexpr (is_bf16<T>)
+        WGMMA_WIDE_REGISTERS("m64n192k16.f32.bf16.bf16", WGMMA_96, "%96, %97, %98, %99", "%100", "%101",
+                             WGMMA_D96(d));
+    else
+        WGMMA_WIDE_REGISTERS("m64n192k16.f32.f16.f16", WGMMA_96, "%96, %97, %98, %99", "%100", "%101",
+                             WGMMA_D96(d));
+}
+
+template <typename T>
+static __device__ __forceinline__ void wgmma_wide(float (&d)[128], const uint32_t (&w)[4], uint64_t x,
+                                                  int32_t plus)
+{
+    if constexpr (is_bf16<T>)
+        WGMMA_WIDE_REGISTERS("m64n256k16.f32.bf16.bf16", WGMMA_128, "%128, %129, %130, %131", "%132", "%133",
+                             WGMMA_D128(d));
+    else
+        WGMMA_WIDE_REGISTERS("m64n256k16.f32.f16.f16", WGMMA_128, "%128, %129, %130, %131", "%132", "%133",
+                             WGMMA_D128(d));
+}
+
 #undef WGMMA_WIDE
+#undef WGMMA_WIDE_REGISTERS
 #endif
 
 #endif

@@ -68,7 +68,7 @@ void linear_close(struct cuda_backend *cu)
     struct cuda_linear *l = cu->linear;
     if (!l) return;
     free_buffers(cu, l);
-    cu->base.free(&cu->base, l->dense, DENSE_BYTES);
+    packed_close(l->packed);
     staging_close(&l->staging);
     lt_close(l->lt);
     stream_close(l->stream);
@@ -83,37 +83,6 @@ extern "C" __attribute__((visibility("default"))) void cuda_plugin_linear_path(s
 }
 
 /* ---- the op -------------------------------------------------------------------------------------------- */
-
-/* The product with a block of the weight; packed rows are unpacked, some at a time. */
-static llm_status block_product(struct cuda_backend *cu, const struct weight_block *b,
-                                const struct product *whole)
-{
-    struct cuda_linear *l = cu->linear;
-    if (b->format == FORMAT_DENSE) {
-        struct product p = *whole;
-        p.w = b->data;
-        p.w_stride = b->ld;
-        return lt_product(cu, l->lt, &p);
-    }
-    const int32_t most = (int32_t)(DENSE_BYTES / (act_bytes(cu) * (size_t)b->ld)) / 64 * 64;
-    const size_t y_bytes = whole->f32_out ? 4 : act_bytes(cu);
-    llm_status st = LLM_OK;
-    for (int32_t row = 0; row < whole->n && !st; row += most) {
-        struct product p = *whole;
-        const int32_t column = p.epilogue == LINEAR_GATED ? row / 2 : row;
-        p.n = whole->n - row < most ? whole->n - row : most;
-        p.n_out = p.epilogue == LINEAR_GATED ? p.n / 2 : p.n;
-        if (p.n_out > whole->n_out - column) p.n_out = whole->n_out - column;
-        p.w = l->dense;
-        p.w_stride = b->ld;
-        p.y = static_cast<char *>(whole->y) + (size_t)column * y_bytes;
-        if (p.bias) p.bias += column;
-        if (p.up_bias) p.up_bias += column;
-        st = unpack_rows(cu, b, whole->k, row, p.n, l->dense);
-        if (!st) st = lt_product(cu, l->lt, &p);
-    }
-    return st;
-}
 
 /* Layers of many rows; x as after the norm. */
 static llm_status many_rows_linear(struct cuda_backend *cu, const struct linear_args *a, const void *x,
@@ -139,9 +108,22 @@ static llm_status many_rows_linear(struct cuda_backend *cu, const struct linear_
         p.y = static_cast<char *>(a->y) + (size_t)b->first * y_bytes;
         if (a->bias) p.bias = a->bias + b->first;
         if (a->bias && gated) p.up_bias = a->bias + p.n_out;
-        st = block_product(cu, b, &p);
+        p.w = b->data;
+        p.w_stride = b->ld;
+        st = b->format == FORMAT_DENSE ? lt_product(cu, cu->linear->lt, &p)
+                                       : packed_product(cu, cu->linear->packed, b, &p);
     }
     return st;
+}
+
+/* Whether x must be brought to where the TMA unit can take it from: kernels of packed weights know no other
+ * way. */
+static int is_astray(const struct linear_args *a)
+{
+    int packed = 0;
+    for (int32_t i = 0; i < a->w->n_blocks; i++) packed |= a->w->block[i].format != FORMAT_DENSE;
+    return packed && a->norm.kind == NORM_NONE &&
+           (a->x_stride % 8 != 0 || reinterpret_cast<uintptr_t>(a->x) % 16 != 0);
 }
 
 static llm_status linear_chunk(struct cuda_backend *cu, const struct linear_args *a)
@@ -149,6 +131,17 @@ static llm_status linear_chunk(struct cuda_backend *cu, const struct linear_args
     struct cuda_linear *l = cu->linear;
     const void *x = a->x;
     int64_t x_stride = a->x_stride;
+    if (is_astray(a)) {
+        const size_t bytes = act_bytes(cu), n_in = (size_t)a->w->n_in;
+        x_stride = (a->w->n_in + 7) / 8 * 8;
+        x = l->normed;
+        llm_status st = cuda_check(cu,
+                                   cudaMemcpy2DAsync(l->normed, (size_t)x_stride * bytes, a->x,
+                                                     (size_t)a->x_stride * bytes, n_in * bytes,
+                                                     (size_t)a->n_rows, cudaMemcpyDeviceToDevice, cu->stream),
+                                   "aligning rows");
+        if (st) return st;
+    }
     if (a->norm.kind != NORM_NONE) {
         struct norm_args norm = {};
         norm.n_rows = a->n_rows;
@@ -171,7 +164,8 @@ llm_status cuda_linear(struct backend *be, const struct linear_args *a)
 {
     struct cuda_backend *cu = cuda_of(be);
     if (cu->failed) return LLM_EFAILED;
-    const int32_t rows = a->norm.kind == NORM_NONE ? a->n_rows : rows_at_once(cu, a->n_rows, a->w->n_in);
+    const int copied = a->norm.kind != NORM_NONE || is_astray(a);
+    const int32_t rows = copied ? rows_at_once(cu, a->n_rows, a->w->n_in) : a->n_rows;
     llm_status st = LLM_OK;
     for (int32_t row = 0; row < a->n_rows && !st; row += rows) {
         struct linear_args chunk = *a;

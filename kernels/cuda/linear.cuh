@@ -1,10 +1,11 @@
 #ifndef LLM_KERNELS_CUDA_LINEAR_CUH
 #define LLM_KERNELS_CUDA_LINEAR_CUH
 
-/* What the files of the linear layer share. A layer is done in one of three ways: few rows by kernels of our
+/* What the files of the linear layer share. A layer is done in one of four ways: few rows by kernels of our
  * own that stream the weights once at the speed of memory (linear_stream.cu, linear_thin.cu, Hopper), many
  * rows by tiles of our own (linear_tile.cu, Hopper) or by cuBLASLt with passes of our own for what it cannot
- * fuse (linear_rows.cu), whichever was faster when tried (linear_lt.cu). */
+ * fuse (linear_rows.cu), whichever was faster when tried (linear_lt.cu), or, with packed weights, by tiles
+ * that unpack them on the way (linear_packed.cu, Hopper, where alone weights are packed). */
 
 #include "kernels/cuda/cuda.cuh"
 
@@ -103,13 +104,13 @@ __host__ __device__ static inline int32_t place_row(const struct place *p, int32
 
 struct lt_state;     /* linear_lt.cu's */
 struct stream_state; /* linear_stream.cu's */
-
-enum { DENSE_BYTES = 128 << 20 };
+struct packed_state; /* linear_packed.cu's */
 
 /* How rows get their kernel; anything but PATH_AUTO is for tests and benchmarks. PATH_LT: cuBLASLt alone.
  * PATH_STREAM: linear_stream.cuh, also where PATH_AUTO takes linear_thin.cu. PATH_TILE + i: the kernels of
- * linear_tile.cuh with tile_columns[i]. What a path cannot do goes through cuBLASLt. */
-enum linear_path { PATH_AUTO, PATH_LT, PATH_STREAM, PATH_TILE };
+ * linear_tile.cuh with tile_columns[i]. What a path cannot do goes through cuBLASLt, with packed weights
+ * through linear_packed.cuh. PATH_PACKED + i: those with the i-th width. */
+enum linear_path { PATH_AUTO, PATH_LT, PATH_STREAM, PATH_TILE, PATH_PACKED = 64 };
 
 enum { MOST_STREAMED = 64 }; /* rows (on an H200: docs/performance.md) */
 
@@ -117,8 +118,8 @@ struct cuda_linear {
     enum linear_path path;
     void *normed,
         *wide; /* x after the norm; what cuBLASLt leaves to a pass of our own, and trials overwrite */
-    size_t buffer_bytes; /* of each: at least 256 rows of max_n */
-    void *dense; /* DENSE_BYTES: packed rows as cuBLASLt wants them; null until there is a packed weight */
+    size_t buffer_bytes;         /* of each: at least 256 rows of max_n */
+    struct packed_state *packed; /* null until there is a packed weight */
     struct staging staging;
     struct lt_state *lt;
     struct stream_state *stream;
@@ -159,15 +160,19 @@ void stream_close(struct stream_state *s);
 int stream_able(const struct linear_args *a, const void *x, int64_t x_stride);
 llm_status stream_linear(struct cuda_backend *cu, struct stream_state *s, const struct linear_args *a,
                          const void *x, int64_t x_stride);
-/* packed.cu. Stored rows `from`, which are rows first… of the part, into a block; and rows [first, first + n)
- * of a block as dense ones, ld numbers each. first and n are multiples of 64, or the block's end. */
+/* packed.cu. Stored rows `from`, which are rows first… of the part, into a block. */
 enum weight_format packed_format(enum llm_dtype dtype);
 size_t packed_bytes(enum weight_format format, int32_t n_rows, int32_t k_tiles);
 struct place;
 llm_status pack_rows(struct cuda_backend *cu, const struct place *p, int32_t n_rows,
                      const struct weight_block *b);
-llm_status unpack_rows(struct cuda_backend *cu, const struct weight_block *b, int32_t n_in, int32_t first,
-                       int32_t n, void *to);
+
+/* linear_packed.cu: products of packed weights and any number of rows; x aligned to 16 bytes and a stride of
+ * 8. p->w is not used. */
+llm_status packed_open(struct cuda_backend *cu, struct packed_state **out, struct llm_error *err);
+void packed_close(struct packed_state *s);
+llm_status packed_product(struct cuda_backend *cu, const struct packed_state *s, const struct weight_block *b,
+                          const struct product *p);
 
 /* Describes [n_rows, n] of the activation type to the TMA unit, for boxes of box_rows by 64. */
 llm_status stream_map(struct cuda_backend *cu, CUtensorMap *map, const void *data, int32_t n_rows, int32_t n,

@@ -369,7 +369,7 @@ static llm_status library_product(struct lt_state *lt, const struct product *p, 
 llm_status lt_product(struct cuda_backend *cu, struct lt_state *lt, const struct product *p)
 {
     const int forced = (int)cu->linear->path - PATH_TILE;
-    if (forced >= 0 && tile_able(cu, p, tile_columns[forced]))
+    if (forced >= 0 && forced < PATH_PACKED - PATH_TILE && tile_able(cu, p, tile_columns[forced]))
         return tile_product(cu, p, tile_columns[forced]);
     /* The wide buffer must hold the library's result, or what trials add to. */
     const int32_t rows = p->epilogue == LINEAR_STORE ? p->m : rows_at_once(cu, p->m, p->n);

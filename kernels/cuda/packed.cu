@@ -1,5 +1,4 @@
-/* Packed weights: from stored blocks into tiles, at load, and from tiles to dense rows, for many rows of x.
- */
+/* Packed weights: from stored blocks into tiles, at load. */
 
 #include "kernels/cuda/packed.cuh"
 #include "kernels/cuda/quant.cuh"
@@ -91,38 +90,6 @@ static __global__ void pack_kernel(struct place p, uint8_t *tiles, int32_t k_til
     }
 }
 
-/* ---- unpacking --------------------------------------------------------------------------------------------
- */
-
-template <typename T, int FORMAT>
-static __global__ void unpack_kernel(const uint8_t *tiles, int32_t k_tiles, int32_t first, int32_t n_in,
-                                     int32_t ld, T *to)
-{
-    using P = packing<FORMAT>;
-    pdl_launch();
-    pdl_wait();
-    const int32_t row = first + (int32_t)blockIdx.x, high = row % 16 / 8;
-    to += (int64_t)blockIdx.x * ld;
-    for (int32_t i = (int32_t)threadIdx.x; i < k_tiles * 16; i += (int32_t)blockDim.x) {
-        const int32_t c = i % 4, s = i / 4 % 4, t = row % 64 / 16 * 32 + row % 8 * 4 + c,
-                      k = i / 4 * 16 + 2 * c;
-        const uint8_t *tile = tiles + ((int64_t)(row / 64) * k_tiles + i / 16) * P::TILE_BYTES;
-        uint32_t words[8], scales[4];
-        load_tile<FORMAT>(tile, t, words, scales);
-        uint32_t v[2] = {};
-#pragma unroll
-        for (int step = 0; step < 4; step++)
-#pragma unroll
-            for (int r = 0; r < 4; r++)
-                if (step == s && r % 2 == high) v[r / 2] = unpack<T, FORMAT>(words, scales, step, r);
-        for (int half = 0; half < 2; half++) {
-            const auto pair = as_pair<T>(v[half]);
-            if (k + 8 * half < n_in) to[k + 8 * half] = pair.x;
-            if (k + 8 * half + 1 < n_in) to[k + 8 * half + 1] = pair.y;
-        }
-    }
-}
-
 /* ---- dispatch ---------------------------------------------------------------------------------------------
  */
 
@@ -131,15 +98,6 @@ static void pack_of(struct cuda_backend *cu, const struct place *p, int32_t n_ro
                     const struct weight_block *b)
 {
     pack_kernel<T, FORMAT><<<n_rows, 256, 0, cu->stream>>>(*p, static_cast<uint8_t *>(b->data), b->k_tiles);
-}
-
-template <typename T, int FORMAT>
-static llm_status unpack_of(struct cuda_backend *cu, const struct weight_block *b, int32_t n_in,
-                            int32_t first, int32_t n, void *to)
-{
-    return cuda_launch(cu, "unpacking a weight", unpack_kernel<T, FORMAT>, dim3((unsigned)n), dim3(256), 0,
-                       static_cast<const uint8_t *>(b->data), b->k_tiles, first, n_in, b->ld,
-                       static_cast<T *>(to));
 }
 
 /* f for the activation type and the format b is of. */
@@ -172,10 +130,4 @@ llm_status pack_rows(struct cuda_backend *cu, const struct place *p, int32_t n_r
 {
     pack_any(cu, p, n_rows, b);
     return cuda_check(cu, cudaGetLastError(), "packing a weight");
-}
-
-llm_status unpack_rows(struct cuda_backend *cu, const struct weight_block *b, int32_t n_in, int32_t first,
-                       int32_t n, void *to)
-{
-    BY_FORMAT(unpack_of, cu, b, n_in, first, n, to);
 }

@@ -264,11 +264,9 @@ static llm_status alloc_blocks(struct cuda_backend *cu, struct cuda_linear *l, s
                 "large for this device, or something else is on it",
                 b->bytes >> 20, left >> 20, total >> 20);
         }
-        if (b->format == FORMAT_DENSE || l->dense) continue;
-        l->dense = cu->base.alloc(&cu->base, DENSE_BYTES);
-        if (!l->dense)
-            return llm_fail(err, LLM_ENOMEM, "no device memory for %d bytes of unpacked weights",
-                            DENSE_BYTES);
+        if (b->format == FORMAT_DENSE || l->packed) continue;
+        llm_status st = packed_open(cu, &l->packed, err);
+        if (st) return st;
     }
     return LLM_OK;
 }

@@ -3,10 +3,13 @@
  * measured in the same run: a copy in device memory, and a product of 8192 x 8192 matrices.
  *
  *   bench_cuda_linear [ROWS…]
+ *   bench_cuda_linear quantized [ROWS…]
+ *   bench_cuda_linear widths [ROWS…]
  *
  * A figure is the least of several replays of a recorded sequence of the same layer on different weights, so
  * that no weight is in the cache. "step": all linear layers of a decode step, with their norms.
- * Without ROWS, layers of quantized weights follow. */
+ * Without ROWS, layers of quantized weights follow. quantized: those of many rows, beside dense weights in
+ * the same run; widths: the same for each width of their kernels' tiles. */
 
 #define _GNU_SOURCE
 #include "kernels/device.h"
@@ -26,7 +29,7 @@ enum {
     VOCABULARY = 128256,
     LAYERS = 32
 };
-enum path { PATH_AUTO, PATH_LT }; /* as in kernels/cuda/linear.cuh */
+enum path { PATH_AUTO, PATH_LT, PATH_PACKED = 64 }; /* as in kernels/cuda/linear.cuh */
 
 struct shape {
     const char *name;
@@ -273,6 +276,51 @@ static void bench_quantized(enum llm_dtype t, double bandwidth)
     }
 }
 
+static const enum llm_dtype quantized[] = {DTYPE_Q4_0, DTYPE_Q4_K, DTYPE_Q6_K, DTYPE_Q8_0};
+enum { N_QUANTIZED = sizeof quantized / sizeof *quantized, N_WIDTHS = 6 };
+
+/* Microseconds of dense weights, the faster way and cuBLASLt; then of quantized ones, and what part of the
+ * dense ones' time that is. */
+static void bench_many_rows(const struct shape *shape, const int32_t *rows, int n_rows, int widths)
+{
+    struct shape dense = *shape, types[N_QUANTIZED];
+    for (int c = 0; c < dense.n_copies; c++)
+        dense.copy[c] = make_weight(dense.n_in, dense.n_out, dense.epilogue == LINEAR_GATED);
+    for (int t = 0; t < N_QUANTIZED; t++) {
+        types[t] = *shape;
+        for (int c = 0; c < shape->n_copies; c++) types[t].copy[c] = make_quantized(quantized[t], shape);
+    }
+    for (int r = 0; r < n_rows; r++) {
+        const double best = time_shape(&dense, rows[r], PATH_AUTO), lt = time_shape(&dense, rows[r], PATH_LT);
+        printf("rows %4d %-8s dense %8.1f us, cuBLASLt %8.1f us", rows[r], shape->name, best, lt);
+        for (int t = 0; t < N_QUANTIZED; t++) {
+            const double us = time_shape(&types[t], rows[r], PATH_AUTO);
+            printf("  %s %8.1f us (%.2f)", dtype_table[quantized[t]].name, us, us / best);
+            for (int i = 0; i < N_WIDTHS && widths; i++)
+                printf("%s%.1f", i ? " " : " by width ", time_shape(&types[t], rows[r], PATH_PACKED + i));
+        }
+        printf("\n");
+    }
+    for (int c = 0; c < shape->n_copies; c++) {
+        be->weight_destroy(be, dense.copy[c]);
+        for (int t = 0; t < N_QUANTIZED; t++) be->weight_destroy(be, types[t].copy[c]);
+    }
+}
+
+static void bench_all_many_rows(int widths, int n_given, char **given)
+{
+    const struct shape shapes[] = {
+        {.name = "qkv", .n_in = HIDDEN, .n_out = QKV, .n_copies = 6},
+        {.name = "o", .n_in = HIDDEN, .n_out = HIDDEN, .epilogue = LINEAR_ADD, .n_copies = 8},
+        {.name = "gate_up", .n_in = HIDDEN, .n_out = 2 * WIDE, .epilogue = LINEAR_GATED, .n_copies = 2},
+        {.name = "down", .n_in = WIDE, .n_out = HIDDEN, .epilogue = LINEAR_ADD, .n_copies = 3},
+    };
+    int32_t rows[16] = {65, 96, 128, 256, 512, 2048, 8192};
+    const int n_rows = n_given == 0 ? 7 : n_given < 16 ? n_given : 16;
+    for (int i = 0; i < n_given && i < 16; i++) rows[i] = atoi(given[i]);
+    for (int i = 0; i < 4; i++) bench_many_rows(&shapes[i], rows, n_rows, widths);
+}
+
 int main(int argc, char **argv)
 {
     static struct shape shapes[] = {
@@ -289,6 +337,12 @@ int main(int argc, char **argv)
     };
     open_device();
     printf("%s\n", cuda_backend_describe(be));
+    if (argc > 1 && (!strcmp(argv[1], "quantized") || !strcmp(argv[1], "widths"))) {
+        for (int t = 0; t < N_QUANTIZED; t++) bench_quantized(quantized[t], copy_ceiling());
+        bench_all_many_rows(argv[1][0] == 'w', argc - 2, argv + 2);
+        be->close(be);
+        return 0;
+    }
     const double bandwidth = copy_ceiling(), product = product_ceiling();
     printf("copy %.2f TB/s, product %.0f TFLOP/s\n", bandwidth, product);
     for (int i = 0; i < 5; i++)
@@ -319,8 +373,7 @@ int main(int argc, char **argv)
             "rows %4d step     %8.1f us                                         cuBLASLt %8.1f us, %4.2fx\n",
             rows, ours, lt, lt / ours);
     }
-    const enum llm_dtype quantized[] = {DTYPE_Q4_0, DTYPE_Q4_K, DTYPE_Q6_K, DTYPE_Q8_0};
-    for (int i = 0; i < 4 && argc == 1; i++) bench_quantized(quantized[i], bandwidth);
+    for (int i = 0; i < N_QUANTIZED && argc == 1; i++) bench_quantized(quantized[i], bandwidth);
     be->close(be);
     return 0;
 }

@@ -9,7 +9,16 @@
 
 #include <dlfcn.h>
 
-enum path { PATH_AUTO, PATH_LT, PATH_STREAM, PATH_TILE, N_PATHS = PATH_TILE + 3 /* widths of tiles */ };
+/* As in kernels/cuda/linear.cuh. */
+enum path {
+    PATH_AUTO,
+    PATH_LT,
+    PATH_STREAM,
+    PATH_TILE,
+    N_PATHS = PATH_TILE + 3 /* widths of tiles */,
+    PATH_PACKED = 64
+};
+enum { N_PACKED_WIDTHS = 6 };
 
 static struct backend *ref;
 
@@ -22,7 +31,7 @@ static struct backend *open_cuda(enum llm_dtype act_dtype)
     struct llm_error err = {0};
     if (cuda_backend_open(&(struct cuda_options){.act_dtype = act_dtype}, &be, &err))
         fail_msg("%s", err.message);
-    const struct backend_limits limits = {.max_rows = 512,
+    const struct backend_limits limits = {.max_rows = 1024,
                                           .max_n = 8192,
                                           .max_seqs = 16,
                                           .max_model_len = 2048,
@@ -154,6 +163,7 @@ struct run {
     enum linear_epilogue epilogue;
     enum activation act;
     int bias, f32_out;
+    int32_t every; /* which rows are compared, as the reference is slow: all if 0 */
 };
 
 static struct linear_args args_of(const struct layer *l, const struct run *r, int32_t x_stride,
@@ -181,7 +191,7 @@ static double tolerance(enum llm_dtype act_dtype, const struct layer *l)
 static void compare(struct backend *be, const struct layer *l, const struct run *r, int path,
                     const float *got, const float *want, int32_t n_y, int32_t y_stride)
 {
-    for (int32_t i = 0; i < r->n_rows; i++) {
+    for (int32_t i = 0; i < r->n_rows; i += r->every ? r->every : 1) {
         const float *g = got + (size_t)i * (size_t)y_stride, *w = want + (size_t)i * (size_t)y_stride;
         double largest = n_y < 16 ? 1 : 0, difference = 0;
         for (int32_t j = 0; j < n_y; j++) {
@@ -197,6 +207,13 @@ static void compare(struct backend *be, const struct layer *l, const struct run 
                      difference, largest);
         for (int32_t j = n_y; j < y_stride; j++) assert_true(g[j] == w[j]);
     }
+}
+
+/* The i-th path for such a weight; -1 after the last. */
+static int path_of(const struct layer *l, int i)
+{
+    const int n_widths = dtype_is_quantized(l->spec.part[0].dtype) ? N_PACKED_WIDTHS : 0;
+    return i < N_PATHS ? i : i < N_PATHS + n_widths ? PATH_PACKED + i - N_PATHS : -1;
 }
 
 static void check(struct backend *be, const struct layer *l, const struct weight *w, const struct run *r)
@@ -219,7 +236,13 @@ static void check(struct backend *be, const struct layer *l, const struct weight
     if (r->norm != NORM_NONE) a.norm.weight = l->norm_weight;
     if (r->norm == NORM_LAYER) a.norm.bias = l->norm_bias;
     a.bias = r->bias ? l->bias : NULL;
-    assert_int_equal(ref->linear(ref, &a), LLM_OK);
+    struct linear_args some = a;
+    if (r->every) {
+        some.n_rows = (r->n_rows + r->every - 1) / r->every;
+        some.x_stride *= r->every;
+        some.y_stride *= r->every;
+    }
+    assert_int_equal(ref->linear(ref, &some), LLM_OK);
 
     const struct norm host_norm = a.norm;
     void *norm_weight = upload(be, DTYPE_F32, l->norm_weight, (size_t)l->n_in);
@@ -231,12 +254,12 @@ static void check(struct backend *be, const struct layer *l, const struct weight
     a.norm.weight = host_norm.weight ? norm_weight : NULL;
     a.norm.bias = host_norm.bias ? norm_bias : NULL;
     a.bias = r->bias ? bias : NULL;
-    for (int path = PATH_AUTO; path < N_PATHS; path++) {
+    for (int i = 0, path; (path = path_of(l, i)) >= 0; i++) {
         float *before = malloc(n_out * sizeof *before);
         memcpy(before, poisoned, n_out * sizeof *before);
         if (r->epilogue != LINEAR_ADD) /* what is not written stays NaN */
-            for (int32_t i = 0; i < r->n_rows; i++)
-                for (int32_t j = 0; j < n_y; j++) before[(size_t)i * (size_t)y_stride + (size_t)j] = NAN;
+            for (int32_t row = 0; row < r->n_rows; row++)
+                for (int32_t j = 0; j < n_y; j++) before[(size_t)row * (size_t)y_stride + (size_t)j] = NAN;
         void *bytes = malloc(n_out * elem_bytes(y_dtype));
         encode(y_dtype, before, n_out, bytes);
         assert_int_equal(be->device->upload(be, dy, bytes, n_out * elem_bytes(y_dtype)), LLM_OK);
@@ -371,6 +394,37 @@ static void tiles(struct backend *be)
     }
 }
 
+/* Packed weights and many rows: tiles that are done whole, by several turns too, and tiles dealt out; rows,
+ * columns and k that fill none of them. */
+static void packed(struct backend *be)
+{
+    const enum llm_dtype formats[] = {DTYPE_Q4_0, DTYPE_Q4_K, DTYPE_Q5_0, DTYPE_Q5_1, DTYPE_Q6_K, DTYPE_Q8_0};
+    const struct {
+        int32_t rows, out, in, every;
+    } sizes[] = {{65, 304, 768, 1},   {97, 1001, 512, 9},     {130, 520, 1024, 9},
+                 {333, 136, 2304, 9}, {1000, 3104, 2048, 77}, {257, 2 * 760, 1280, 16}};
+    for (size_t f = 0; f < sizeof formats / sizeof *formats && be->act_dtype != DTYPE_F32; f++)
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            const enum llm_dtype dtypes[] = {formats[f], formats[f]};
+            const int gated = i == 5, n_parts = gated ? 2 : 1;
+            const int32_t out[] = {sizes[i].out / n_parts, sizes[i].out / n_parts};
+            struct layer l;
+            layer_init(&l, dtypes, sizes[i].in, out, n_parts, gated ? WEIGHT_GATED : WEIGHT_PLAIN);
+            struct weight *w = make_weight(be, &l);
+            check(be, &l, w,
+                  &(struct run){.n_rows = sizes[i].rows,
+                                .every = sizes[i].every,
+                                .epilogue = gated             ? LINEAR_GATED
+                                            : (i + f) % 3 < 2 ? LINEAR_ADD
+                                                              : LINEAR_STORE,
+                                .act = gated ? (f % 2 ? ACT_SILU : ACT_GELU_TANH) : ACT_NONE,
+                                .bias = (i + f) % 2 == 0,
+                                .f32_out = !gated && (i + f) % 6 == 2});
+            be->weight_destroy(be, w);
+            layer_free(&l);
+        }
+}
+
 /* Stored types may differ between parts. */
 static void mixed_parts(struct backend *be)
 {
@@ -389,13 +443,13 @@ static void mixed_parts(struct backend *be)
 
 /* Layers one after the other, each of which begins before its predecessor has ended, replayed many times: the
  * same bits each time. */
-static void replay_path(struct backend *be, int path, int32_t rows)
+static void replay_path(struct backend *be, int path, enum llm_dtype dtype, int32_t rows)
 {
     enum { N = 1024, LAYERS = 4, TIMES = 200 };
     const int32_t out[] = {N};
     const size_t n = (size_t)rows * N;
     struct layer l;
-    layer_init(&l, &be->act_dtype, N, out, 1, WEIGHT_PLAIN);
+    layer_init(&l, &dtype, N, out, 1, WEIGHT_PLAIN);
     struct weight *w = make_weight(be, &l);
     float *values = random_floats(1, n), *first = malloc(n * sizeof *first), *got = malloc(n * sizeof *got);
     void *x[LAYERS + 1];
@@ -427,8 +481,9 @@ static void replay_path(struct backend *be, int path, int32_t rows)
 
 static void replays(struct backend *be)
 {
-    replay_path(be, PATH_AUTO, 5);
-    for (int path = PATH_TILE; path < N_PATHS; path++) replay_path(be, path, 300);
+    replay_path(be, PATH_AUTO, be->act_dtype, 5);
+    for (int path = PATH_TILE; path < N_PATHS; path++) replay_path(be, path, be->act_dtype, 300);
+    for (int i = 0; i < N_PACKED_WIDTHS; i++) replay_path(be, PATH_PACKED + i, DTYPE_Q4_K, 300);
 }
 
 /* What an embedding becomes on the device. */
@@ -481,6 +536,12 @@ static void test_tiles(void **state)
     each_dtype(tiles);
 }
 
+static void test_packed(void **state)
+{
+    (void)state;
+    each_dtype(packed);
+}
+
 static void test_mixed_parts(void **state)
 {
     (void)state;
@@ -512,10 +573,10 @@ static int close_ref(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_epilogues),   cmocka_unit_test(test_every_dtype),
-        cmocka_unit_test(test_shapes),      cmocka_unit_test(test_tiles),
-        cmocka_unit_test(test_mixed_parts), cmocka_unit_test(test_replays),
-        cmocka_unit_test(test_stored_rows),
+        cmocka_unit_test(test_epilogues), cmocka_unit_test(test_every_dtype),
+        cmocka_unit_test(test_shapes),    cmocka_unit_test(test_tiles),
+        cmocka_unit_test(test_packed),    cmocka_unit_test(test_mixed_parts),
+        cmocka_unit_test(test_replays),   cmocka_unit_test(test_stored_rows),
     };
     const int skipped = cuda_tests_begin(argc, argv);
     return skipped ? skipped : cmocka_run_group_tests(tests, open_ref, close_ref);
