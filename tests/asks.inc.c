@@ -13,13 +13,6 @@ static struct tokenizer *tokenizer; /* of all engines; null: none */
 
 /* ---- engines at work ----------------------------------------------------------------------------------- */
 
-static struct llm_client *connect_to(struct llm_engine *e)
-{
-    struct llm_client *c = NULL;
-    assert_int_equal(llm_client_open(e, &c, NULL), LLM_OK);
-    return c;
-}
-
 /* All of `left` requests end with this failure of the engine. */
 static inline void expect_failures(struct llm_client *c, int32_t left, const char *want)
 {

@@ -1,11 +1,29 @@
 #ifndef ENGINE_EVENTS_H
 #define ENGINE_EVENTS_H
 
-/* Waiting for an engine in tests. Included after cmocka. */
+/* An engine over a fake model, and waiting for it, in tests. Included after cmocka. */
 
+#include "fake_model.h"
 #include "llmlua.h"
 
 #include <unistd.h>
+
+/* Takes the model. */
+static inline struct llm_engine *start_over(const struct engine_config *config, struct fake_model *m)
+{
+    struct engine_model table = fake_model_table(m);
+    struct llm_engine *e = NULL;
+    struct llm_error err = {0};
+    if (engine_start(config, &table, &e, &err)) fail_msg("%s", err.message);
+    return e;
+}
+
+static inline struct llm_client *connect_to(struct llm_engine *e)
+{
+    struct llm_client *c = NULL;
+    assert_int_equal(llm_client_open(e, &c, NULL), LLM_OK);
+    return c;
+}
 
 static inline void next_event(struct llm_client *c, struct llm_event *ev)
 {

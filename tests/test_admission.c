@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine_events.h"
 #include "fake_model.inc.c"
 
 enum { VOCAB = 97, PAGE = 16, PROMPT = 40 };
@@ -30,10 +31,7 @@ static struct llm_engine *start(int32_t n_pages, int32_t max_num_seqs, int gated
                               .chunked_prefill = 1};
     fake = fake_model_new(VOCAB, PAGE, n_pages, 128);
     fake->gated = gated;
-    struct engine_model table = fake_model_table(fake);
-    struct llm_engine *e = NULL;
-    assert_int_equal(engine_start(&c, &table, &e, NULL), LLM_OK);
-    return e;
+    return start_over(&c, fake);
 }
 
 static void open_gate(void)
@@ -61,21 +59,17 @@ static struct llm_request *submit(struct llm_client *c, uint32_t seed, const cha
     return r;
 }
 
-static struct llm_event next_event(struct llm_client *c)
+static struct llm_event take_event(struct llm_client *c)
 {
     struct llm_event ev;
-    for (;;) {
-        llm_status status = llm_next(c, &ev);
-        if (status == LLM_OK) return ev;
-        assert_int_equal(llm_wait(c, 60000), LLM_OK);
-    }
+    next_event(c, &ev);
+    return ev;
 }
 
 static void expect_all_free(struct llm_engine *e)
 {
-    struct llm_stats s;
-    do llm_engine_stats(e, &s);
-    while (s.n_running || s.n_waiting || s.n_blocks_used);
+    struct llm_stats s = stats_at_rest(e);
+    assert_int_equal(s.n_running + s.n_waiting + s.n_blocks_used, 0);
 }
 
 /* ---- timeouts ------------------------------------------------------------------------------------------ */
@@ -84,8 +78,7 @@ static void a_timeout_ends_who_runs_and_who_waits(void **state)
 {
     (void)state;
     struct llm_engine *e = start(64, 1, 1);
-    struct llm_client *c = NULL;
-    assert_int_equal(llm_client_open(e, &c, NULL), LLM_OK);
+    struct llm_client *c = connect_to(e);
     submit(c, 1, NULL, 0.01, 200); /* runs */
     submit(c, 2, NULL, 0.01, 200); /* waits */
     submit(c, 3, NULL, 1000, 5);
@@ -95,7 +88,7 @@ static void a_timeout_ends_who_runs_and_who_waits(void **state)
     open_gate();
     int seen[5] = {0};
     for (int i = 0; i < 4; i++) {
-        struct llm_event ev = next_event(c);
+        struct llm_event ev = take_event(c);
         int which = (int)(uintptr_t)ev.user;
         seen[which]++;
         if (which > 2) {
@@ -119,8 +112,7 @@ static void wrong_tenants_and_timeouts_are_refused(void **state)
 {
     (void)state;
     struct llm_engine *e = start(64, 4, 0);
-    struct llm_client *c = NULL;
-    assert_int_equal(llm_client_open(e, &c, NULL), LLM_OK);
+    struct llm_client *c = connect_to(e);
     int32_t id = 1;
     char name[LLM_TENANT_BYTES + 1] = "";
     memset(name, 'x', LLM_TENANT_BYTES);
@@ -205,9 +197,8 @@ static void a_scheduler_refuses_and_orders(void **state)
 {
     (void)state;
     struct llm_engine *e = start(64, 1, 1);
-    struct llm_client *c = NULL;
+    struct llm_client *c = connect_to(e);
     struct log first = {0}, second = {.answer = LLM_EFAILED};
-    assert_int_equal(llm_client_open(e, &c, NULL), LLM_OK);
     set(e, &first);
     const char *tenants[] = {NULL, "a", "rude", "first", "hasty"};
     submit(c, 1, tenants[0], 0, 5);
@@ -216,7 +207,7 @@ static void a_scheduler_refuses_and_orders(void **state)
     open_gate();
     int order[5];
     for (int i = 0; i < 5; i++) {
-        struct llm_event ev = next_event(c);
+        struct llm_event ev = take_event(c);
         order[i] = (int)(uintptr_t)ev.user;
         assert_int_equal(ev.refusal, order[i] == 3 ? 429 : 0);
         if (order[i] == 3) assert_string_equal(ev.error->message, "too many of yours");
@@ -232,7 +223,7 @@ static void a_scheduler_refuses_and_orders(void **state)
     /* another one, whose failures change nothing; the first is closed by a later thread that sets one */
     set(e, &second);
     submit(c, 6, "rude", 0, 5);
-    assert_int_equal(next_event(c).finish, LLM_FINISH_LENGTH);
+    assert_int_equal(take_event(c).finish, LLM_FINISH_LENGTH);
     assert_int_equal(second.n_arrived, 1);
     second.owned = 0; /* it failed, so there is no end */
     assert_int_equal(second.n_ended, 0);
@@ -241,7 +232,7 @@ static void a_scheduler_refuses_and_orders(void **state)
     assert_int_equal(first.n_ended, 5);
     assert_int_equal(first.n_output, 15);
     submit(c, 7, "rude", 0, 5);
-    assert_int_equal(next_event(c).finish, LLM_FINISH_LENGTH);
+    assert_int_equal(take_event(c).finish, LLM_FINISH_LENGTH);
     assert_int_equal(second.n_arrived, 1);
     llm_client_close(c);
     llm_engine_close(e);
@@ -254,16 +245,15 @@ static void requests_end_under_the_scheduler_they_came_under(void **state)
 {
     (void)state;
     struct llm_engine *e = start(64, 8, 1);
-    struct llm_client *c = NULL;
+    struct llm_client *c = connect_to(e);
     struct log logs[20] = {0};
-    assert_int_equal(llm_client_open(e, &c, NULL), LLM_OK);
     for (int i = 0; i < 20; i++) {
         set(e, &logs[i]);
         submit(c, (uint32_t)i + 1, "t", 0, 3 + i % 5);
         sem_post(&fake->gate);
     }
     open_gate();
-    for (int i = 0; i < 20; i++) assert_int_equal(next_event(c).finish, LLM_FINISH_LENGTH);
+    for (int i = 0; i < 20; i++) assert_int_equal(take_event(c).finish, LLM_FINISH_LENGTH);
     llm_client_close(c);
     llm_engine_close(e);
     int n = 0;
@@ -279,13 +269,12 @@ static void a_scheduler_picks_who_is_preempted(void **state)
 {
     (void)state;
     struct llm_engine *e = start(24, 16, 0); /* 16 requests want 160 pages */
-    struct llm_client *c = NULL;
+    struct llm_client *c = connect_to(e);
     struct log log = {0};
-    assert_int_equal(llm_client_open(e, &c, NULL), LLM_OK);
     set(e, &log);
     for (uint32_t i = 1; i <= 16; i++) submit(c, i, "t", 0, 120);
     for (int i = 0; i < 16; i++) {
-        struct llm_event ev = next_event(c);
+        struct llm_event ev = take_event(c);
         assert_int_equal(ev.finish, LLM_FINISH_LENGTH);
         int32_t all[PROMPT + 120];
         uint32_t seed = (uint32_t)(uintptr_t)ev.user;
@@ -314,9 +303,8 @@ static void isolated_tenants_share_no_prefix(void **state)
 {
     (void)state;
     struct llm_engine *e = start(64, 4, 0);
-    struct llm_client *c = NULL;
+    struct llm_client *c = connect_to(e);
     struct log log = {0};
-    assert_int_equal(llm_client_open(e, &c, NULL), LLM_OK);
     set(e, &log);
     const struct {
         const char *tenant;
@@ -324,7 +312,7 @@ static void isolated_tenants_share_no_prefix(void **state)
     } in_turn[] = {{"a", 0}, {"b", 32}, {"alone", 0}, {"alone", 32}, {"a", 32}};
     for (size_t i = 0; i < 5; i++) {
         struct llm_request *r = submit(c, 1, in_turn[i].tenant, 0, 2);
-        next_event(c);
+        take_event(c);
         struct llm_request_info info;
         llm_request_info(r, &info);
         assert_int_equal(info.n_cached_tokens, in_turn[i].cached);

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine_events.h"
 #include "fake_model.inc.c"
 
 enum { VOCAB = 97, PAGE = 16, LONGEST = 512 };
@@ -28,10 +29,7 @@ static struct llm_engine *start(int32_t n_pages)
                                    .prefix_caching = 1,
                                    .chunked_prefill = 1,
                                    .max_logprobs = 20};
-    struct engine_model table = fake_model_table(fake_model_new(VOCAB, PAGE, n_pages, 128));
-    struct llm_engine *e = NULL;
-    assert_int_equal(engine_start(&config, &table, &e, NULL), LLM_OK);
-    return e;
+    return start_over(&config, fake_model_new(VOCAB, PAGE, n_pages, 128));
 }
 
 /* ---- a policy of many uses ----------------------------------------------------------------------------- */
@@ -189,11 +187,6 @@ static struct llm_request_spec spec_of(const int32_t *ids, int32_t n, const stru
     return s;
 }
 
-static void next_event(struct llm_client *c, struct llm_event *ev)
-{
-    while (llm_next(c, ev) != LLM_OK) assert_int_equal(llm_wait(c, 60000), LLM_OK);
-}
-
 static void take(const struct llm_event *ev, struct answer *a)
 {
     int32_t i = ev->index;
@@ -253,13 +246,6 @@ static void rest(struct llm_client *c, struct llm_engine *e)
 {
     llm_client_close(c);
     llm_engine_close(e);
-}
-
-static struct llm_client *connect_to(struct llm_engine *e)
-{
-    struct llm_client *c = NULL;
-    assert_int_equal(llm_client_open(e, &c, NULL), LLM_OK);
-    return c;
 }
 
 /* ---- tests --------------------------------------------------------------------------------------------- */

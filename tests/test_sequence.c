@@ -15,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine_events.h"
 #include "fake_model.inc.c"
 
 enum { VOCAB = 97, PAGE = 16, MAX_LEN = 256, MAX_TEXTS = 24 };
@@ -42,19 +43,8 @@ static struct engine_config config_of(int32_t n_pages)
 static struct llm_engine *start(const struct engine_config *c, struct fake_model **fake)
 {
     struct fake_model *m = fake_model_new(VOCAB, c->block_size, c->n_pages, c->max_num_batched_tokens);
-    struct engine_model table = fake_model_table(m);
-    struct llm_engine *e = NULL;
-    struct llm_error err = {0};
-    assert_int_equal(engine_start(c, &table, &e, &err), LLM_OK);
     if (fake) *fake = m;
-    return e;
-}
-
-static struct llm_client *connect_to(struct llm_engine *e)
-{
-    struct llm_client *c = NULL;
-    assert_int_equal(llm_client_open(e, &c, NULL), LLM_OK);
-    return c;
+    return start_over(c, m);
 }
 
 static struct llm_request_spec spec_on(struct llm_sequence *s, int32_t max_tokens)
