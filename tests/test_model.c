@@ -211,7 +211,7 @@ static void test_bad_paths(void **state)
         {NULL, NULL, LLM_EINVAL, "no model given"},
         {"", NULL, LLM_EINVAL, "no model given"},
         {"/no/such/model", NULL, LLM_ENOENT, "/no/such/model"},
-        {GOLDEN, NULL, LLM_ENOENT, "config.json"},
+        {GOLDEN, NULL, LLM_ENOENT, "config.json: give a model's directory"},
         {GOLDEN "llama/config.json", NULL, LLM_EFORMAT, "config.json"}, /* not a GGUF file */
         {GOLDEN "llama", "gguf", LLM_EINVAL, "is a directory"},
         {GOLDEN "llama3/model.gguf", "safetensors", LLM_EINVAL, "is a file"},

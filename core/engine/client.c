@@ -1,4 +1,5 @@
-/* A client: submits on its own thread, takes events there. All memory of requests is freed here. */
+/* A client: submits on its own thread, takes events there (step 9 of 10). All memory of requests is freed
+ * here. */
 
 #include "engine/client.h"
 

@@ -1,5 +1,5 @@
-/* Steps 8 and 9 of 10. In: sequences with a new token. Out: their ends, counters, and news for their clients.
- */
+/* Step 8 of 10. In: sequences with a new token. Out: their ends, counters, and news for their clients. Next:
+ * client.c. */
 
 #include "engine/progress.h"
 

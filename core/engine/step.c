@@ -1,4 +1,4 @@
-/* Steps 5 to 9 of 10, of a plan: on the host one after the other, on a device with the next plan's launch
+/* Steps 5 to 8 of 10, of a plan: on the host one after the other, on a device with the next plan's launch
  * before this one's tokens are looked at. */
 
 #include "engine/step.h"

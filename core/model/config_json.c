@@ -516,6 +516,8 @@ llm_status config_from_dir(const char *dir, struct model_config *out, struct llm
     if (status == LLM_OK) {
         status = build(object, generation, out, err);
         if (status != LLM_OK) llm_fail_in(err, "%s", path);
+    } else if (status == LLM_ENOENT) {
+        llm_fail(err, status, "there is no %s: give a model's directory, or the path of a GGUF file", path);
     }
     json_decref(object);
     json_decref(generation);
