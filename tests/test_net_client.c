@@ -384,38 +384,74 @@ static void test_stale_connection(void **state)
     close_fixture(&f);
 }
 
-static void test_tls(void **state)
+/* A certificate of localhost, another's, and clients that trust the one, the other, and anybody. */
+struct tls {
+    char dir[32], cert[64], key[64], other_cert[64], other_key[64];
+    struct net_tls *server, *trusting, *distrusting, *careless;
+};
+
+static void open_tls(struct tls *t)
+{
+    struct llm_error err;
+    strcpy(t->dir, "/tmp/llmlua_tls_XXXXXX");
+    assert_non_null(mkdtemp(t->dir));
+    snprintf(t->cert, sizeof t->cert, "%s/cert.pem", t->dir);
+    snprintf(t->key, sizeof t->key, "%s/key.pem", t->dir);
+    snprintf(t->other_cert, sizeof t->other_cert, "%s/cert2.pem", t->dir);
+    snprintf(t->other_key, sizeof t->other_key, "%s/key2.pem", t->dir);
+    make_certificate(t->cert, t->key, "DNS:localhost");
+    make_certificate(t->other_cert, t->other_key, "IP:127.0.0.1");
+    assert_int_equal(net_tls_server_open(t->cert, t->key, NULL, &t->server, &err), LLM_OK);
+    assert_int_equal(net_tls_client_open(t->cert, 1, &t->trusting, &err), LLM_OK);
+    assert_int_equal(net_tls_client_open(t->other_cert, 1, &t->distrusting, &err), LLM_OK);
+    assert_int_equal(net_tls_client_open(NULL, 0, &t->careless, &err), LLM_OK);
+}
+
+static void close_tls(struct tls *t)
+{
+    net_tls_close(t->server);
+    net_tls_close(t->trusting);
+    net_tls_close(t->distrusting);
+    net_tls_close(t->careless);
+    unlink(t->cert);
+    unlink(t->key);
+    unlink(t->other_cert);
+    unlink(t->other_key);
+    rmdir(t->dir);
+}
+
+static void test_tls_files(void **state)
 {
     (void)state;
-    char dir[] = "/tmp/llmlua_tls_XXXXXX", cert[64], key[64], other_cert[64], other_key[64];
+    struct tls t;
+    struct net_tls *none;
     struct llm_error err;
-    struct net_tls *server_tls, *trusting, *distrusting, *careless, *none;
-    assert_non_null(mkdtemp(dir));
-    snprintf(cert, sizeof cert, "%s/cert.pem", dir);
-    snprintf(key, sizeof key, "%s/key.pem", dir);
-    snprintf(other_cert, sizeof other_cert, "%s/cert2.pem", dir);
-    snprintf(other_key, sizeof other_key, "%s/key2.pem", dir);
-    make_certificate(cert, key, "DNS:localhost");
-    make_certificate(other_cert, other_key, "IP:127.0.0.1");
-    assert_int_equal(net_tls_server_open(cert, key, NULL, &server_tls, &err), LLM_OK);
-    assert_int_equal(net_tls_server_open(cert, other_key, NULL, &none, &err), LLM_EINVAL);
-    assert_int_equal(net_tls_server_open("/nonexistent", key, NULL, &none, &err), LLM_EINVAL);
-    assert_non_null(strstr(err.message, "/nonexistent"));
-    assert_int_equal(net_tls_client_open(cert, 1, &trusting, &err), LLM_OK);
-    assert_int_equal(net_tls_client_open(other_cert, 1, &distrusting, &err), LLM_OK);
-    assert_int_equal(net_tls_client_open(NULL, 0, &careless, &err), LLM_OK);
+    open_tls(&t);
+    assert_int_equal(net_tls_server_open(t.cert, t.other_key, NULL, &none, &err), LLM_EINVAL);
+    assert_int_equal(net_tls_server_open("/nonexistent", t.key, NULL, &none, &err), LLM_EINVAL);
+    assert_non_null(strstr(err.message, "/nonexistent: No such file"));
+    close_tls(&t);
+}
 
+static void test_tls_trust(void **state)
+{
+    (void)state;
+    struct tls t;
     struct fixture f;
     struct reply r;
-    open_fixture(&f, server_tls);
-    static const struct {
+    open_tls(&t);
+    open_fixture(&f, t.server);
+    const struct {
         const char *host;
-        int which, ok;
-    } rows[] = {{"localhost", 0, 1}, {"127.0.0.1", 0, 0}, {"localhost", 1, 0}, {"127.0.0.1", 2, 1}};
-    struct net_tls *contexts[] = {trusting, distrusting, careless};
+        struct net_tls *tls;
+        int ok;
+    } rows[] = {{"localhost", t.trusting, 1},
+                {"127.0.0.1", t.trusting, 0},
+                {"localhost", t.distrusting, 0},
+                {"127.0.0.1", t.careless, 1}};
     for (size_t i = 0; i < 4; i++) {
         struct http_call_options o = options_for(&r);
-        o.tls = contexts[rows[i].which];
+        o.tls = rows[i].tls;
         start(&f, &o, &r, "https://%s:%d/tls", rows[i].host, f.port);
         UNTIL(f.loop, r.done);
         if ((r.rc == LLM_OK) != rows[i].ok) fail_msg("row %zu: %s", i, r.err.message);
@@ -424,12 +460,24 @@ static void test_tls(void **state)
         else
             assert_non_null(strstr(r.err.message, "TLS"));
     }
-    /* More than a record in each direction, and the kept connection again. */
+    close_fixture(&f);
+    close_tls(&t);
+}
+
+/* More than a record in each direction, and the kept connection again. */
+static void test_tls_large_bodies(void **state)
+{
+    (void)state;
     static char big[300000];
+    struct tls t;
+    struct fixture f;
+    struct reply r;
+    open_tls(&t);
+    open_fixture(&f, t.server);
     memset(big, 'b', sizeof big);
     for (int i = 0; i < 2; i++) {
         struct http_call_options o = options_for(&r);
-        o.tls = trusting;
+        o.tls = t.trusting;
         o.method = "POST";
         o.body = big;
         o.body_bytes = sizeof big;
@@ -438,7 +486,19 @@ static void test_tls(void **state)
         if (r.rc) fail_msg("%s", r.err.message);
         assert_int_equal(r.n, sizeof big);
     }
-    /* Plain text at a TLS port, and TLS at a plain one. */
+    close_fixture(&f);
+    close_tls(&t);
+}
+
+/* Plain text at a TLS port, and TLS at a plain one. */
+static void test_tls_beside_plain_text(void **state)
+{
+    (void)state;
+    struct tls t;
+    struct fixture f;
+    struct reply r;
+    open_tls(&t);
+    open_fixture(&f, t.server);
     struct peer p = peer_connect(f.port);
     peer_send(&p, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     UNTIL_CLOSED(f.loop, &p);
@@ -446,20 +506,12 @@ static void test_tls(void **state)
     close_fixture(&f);
     open_fixture(&f, NULL);
     struct http_call_options o = options_for(&r);
-    o.tls = careless;
+    o.tls = t.careless;
     start(&f, &o, &r, "https://127.0.0.1:%d/", f.port);
     UNTIL(f.loop, r.done);
     assert_int_equal(r.rc, LLM_EIO);
     close_fixture(&f);
-    net_tls_close(server_tls);
-    net_tls_close(trusting);
-    net_tls_close(distrusting);
-    net_tls_close(careless);
-    unlink(cert);
-    unlink(key);
-    unlink(other_cert);
-    unlink(other_key);
-    rmdir(dir);
+    close_tls(&t);
 }
 
 /* ---- the loop itself ----------------------------------------------------------------------------------- */
@@ -543,7 +595,10 @@ int main(void)
         cmocka_unit_test(test_timeouts),
         cmocka_unit_test(test_cancel_and_pause),
         cmocka_unit_test(test_stale_connection),
-        cmocka_unit_test(test_tls),
+        cmocka_unit_test(test_tls_files),
+        cmocka_unit_test(test_tls_trust),
+        cmocka_unit_test(test_tls_large_bodies),
+        cmocka_unit_test(test_tls_beside_plain_text),
         cmocka_unit_test(test_stop),
         cmocka_unit_test(test_timers_and_watches),
     };
