@@ -15,8 +15,6 @@ float select_mass(const float *w, int32_t n, float least, double mass, float *re
     for (float guess = 0x1p-6f;; guess *= guess) {
         if (guess < least) guess = least;
         int32_t m = select_from(w, n, guess, rest);
-        double sum = 0;
-        for (int32_t i = 0; i < m; i++) sum += rest[i];
-        if (sum >= mass || guess <= least) return select_at_mass(rest, rest, m, mass);
+        if (select_sum(rest, m) >= mass || guess <= least) return select_at_mass(rest, rest, m, mass);
     }
 }

@@ -107,18 +107,11 @@ static double end_kth(const struct run *r, const struct plan_reduction *red, str
     return acc->n_kept < k ? -INFINITY : (double)select_largest(acc->kept, acc->n_kept, k);
 }
 
-static double sum_of(const float *w, int32_t n)
-{
-    double sum = 0;
-    for (int32_t i = 0; i < n; i++) sum += w[i];
-    return sum;
-}
-
 /* Where the keys are the weights themselves. */
 static double end_weights(const struct run *r, const struct plan_reduction *red, struct block_acc *acc,
                           double mass)
 {
-    while (!(acc->n_kept && sum_of(acc->kept, acc->n_kept) >= mass) && acc->least > lightest) {
+    while (!(acc->n_kept && select_sum(acc->kept, acc->n_kept) >= mass) && acc->least > lightest) {
         acc->least = acc->least > 0x1p-60f ? acc->least * 0x1p-8f : lightest;
         keep_again(r, red, acc);
     }
@@ -130,7 +123,7 @@ static double end_weights(const struct run *r, const struct plan_reduction *red,
 static double end_pairs(const struct run *r, const struct plan_reduction *red, struct block_acc *acc,
                         double mass)
 {
-    int enough = acc->n_kept && sum_of(acc->kept_weights, acc->n_kept) >= mass;
+    int enough = acc->n_kept && select_sum(acc->kept_weights, acc->n_kept) >= mass;
     acc->least = enough ? select_at_mass(acc->kept, acc->kept_weights, acc->n_kept, mass) : -INFINITY;
     acc->cut = lightest;
     keep_again(r, red, acc);
