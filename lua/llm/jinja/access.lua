@@ -312,14 +312,14 @@ function M.call(f, args, n, kwargs)
   errors.type_error("'" .. value.type_name(f) .. "' object is not callable")
 end
 
+local function usual_method(v, name)
+  if type(v) == "string" then return STR[name] end
+  if type(v) == "table" and v.kind == "dict" then return DICT[name] end
+end
+
 -- v.name(args…): the usual methods without making a bound method first.
 function M.call_method(v, name, args, n, kwargs)
-  local method
-  if type(v) == "string" then
-    method = STR[name]
-  elseif type(v) == "table" and v.kind == "dict" then
-    method = DICT[name]
-  end
+  local method = usual_method(v, name)
   if not method then return M.call(M.attr(v, name), args, n, kwargs) end
   budget.spend(1)
   return M.call_native(method, v, args, n, kwargs)
@@ -327,12 +327,7 @@ end
 
 -- The most frequent shape: one or no argument, by position.
 function M.call_method1(v, name, a)
-  local method
-  if type(v) == "string" then
-    method = STR[name]
-  elseif type(v) == "table" and v.kind == "dict" then
-    method = DICT[name]
-  end
+  local method = usual_method(v, name)
   if not method or method.raw or (a ~= nil and #method.params == 0) then
     return M.call_method(v, name, { a }, a ~= nil and 1 or 0)
   end
