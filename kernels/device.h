@@ -106,6 +106,12 @@ struct device_ops {
     llm_status (*replay)(struct backend *be, struct device_recording *r);
     void (*recording_free)(struct backend *be, struct device_recording *r);
 
+    /* Finds out how products like this layer's are done fastest, for all numbers of rows up to a->n_rows,
+     * unless that is known from before, and keeps it: else the first `linear` of a kind does so. Works on
+     * what x and w hold, which should be like what they will hold (power, and with it the clock, depends on
+     * it); what y holds is lost. Waits, up to seconds. Null: there is nothing to find out. */
+    llm_status (*tune)(struct backend *be, const struct linear_args *a);
+
     /* Rows of a stored matrix, from the host, as F16. */
     llm_status (*upload_f16)(struct backend *be, void *to, const struct tensor *rows);
 

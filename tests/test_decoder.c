@@ -4,6 +4,7 @@
 
 #define _GNU_SOURCE
 #include "golden_run.h"
+#include "kernels/device.h"
 
 #include "base/mem.h"
 
@@ -279,10 +280,82 @@ static void test_limits(void **state)
     free_golden(&g);
 }
 
+/* A device that notes what it is asked to tune, over a CPU backend. */
+static struct {
+    struct linear_args args[8];
+    int32_t n, fails_at;
+    int64_t n_filled;
+} tuned;
+
+static llm_status note_tune(struct backend *be, const struct linear_args *a)
+{
+    (void)be;
+    assert_true(tuned.n < 8 && tuned.n_filled > 0);
+    tuned.args[tuned.n] = *a;
+    return tuned.n++ == tuned.fails_at ? LLM_EFAILED : LLM_OK;
+}
+
+static llm_status note_fill(struct backend *be, void *to, enum llm_dtype dtype, int64_t n, uint64_t state,
+                            float deviation)
+{
+    (void)state;
+    assert_true(dtype == be->act_dtype && deviation > 0);
+    memset(to, 0, dtype_bytes(dtype, n)); /* of the decoder's own memory */
+    tuned.n_filled = n;
+    return LLM_OK;
+}
+
+static const char *no_reason(struct backend *be)
+{
+    (void)be;
+    return "a test";
+}
+
+static void test_tune(void **state)
+{
+    (void)state;
+    static const struct device_ops silent = {.failure = no_reason},
+                                   ops = {.tune = note_tune, .fill = note_fill, .failure = no_reason};
+    enum { LOGITS = 3 };
+    struct run r;
+    struct llm_error err;
+    struct backend *be = run_backend("ref", 1);
+    struct golden g = read_golden("llama");
+    open_model(&r, be, GOLDEN "llama", g.n_tokens);
+    const struct layer_weights *w = &r.model->layers[0];
+    const struct weight *want[] = {w->qkv, w->o, w->up, w->down, r.model->head};
+    const size_t bytes = sizeof(float) * (size_t)(g.n_tokens * g.vocab);
+    float *logits = malloc(bytes), *before = malloc(bytes);
+    struct piece piece = {0, 0, g.n_tokens, g.ids};
+    run_batch(&r, 1, &piece, 0, before);
+    be->device = &silent;
+    assert_int_equal(decoder_tune(r.decoder, logits, LOGITS, &err), LLM_OK);
+    be->device = &ops;
+    for (tuned.fails_at = 5; tuned.fails_at >= 0; tuned.fails_at--) {
+        tuned.n = 0;
+        const llm_status status = decoder_tune(r.decoder, logits, LOGITS, &err);
+        assert_int_equal(status, tuned.fails_at < 5 ? LLM_EFAILED : LLM_OK);
+        assert_int_equal(tuned.n, tuned.fails_at < 5 ? tuned.fails_at + 1 : 5);
+        for (int32_t i = 0; i < tuned.n; i++) {
+            assert_ptr_equal(tuned.args[i].w, want[i]);
+            assert_int_equal(tuned.args[i].n_rows, i < 4 ? g.n_tokens + 8 : LOGITS);
+        }
+    }
+    assert_ptr_equal(tuned.args[0].norm.weight, w->attn_norm.weight);
+    be->device = NULL;
+    run_batch(&r, 1, &piece, 0, logits);
+    assert_memory_equal(logits, before, bytes);
+    run_close(&r);
+    be->close(be);
+    free(before);
+    free(logits);
+    free_golden(&g);
+}
+
 int main(void)
 {
     static struct test_case cases[N_MODELS * N_ISAS];
-    static struct CMUnitTest tests[N_MODELS * N_ISAS + 4];
+    static struct CMUnitTest tests[N_MODELS * N_ISAS + 5];
     size_t n = 0;
     for (size_t m = 0; m < N_MODELS; m++)
         for (size_t i = 0; i < N_ISAS; i++, n++) {
@@ -294,5 +367,6 @@ int main(void)
     tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_gguf);
     tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_slices);
     tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_limits);
+    tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_tune);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static llm_status forward(void *self, const struct batch *batch, struct llm_error *err)
 {
@@ -137,6 +138,17 @@ static void cache_dir(char *out, size_t room)
     if (n <= 0 || (size_t)n >= room) out[0] = 0;
 }
 
+/* It and those above it, where they are missing. If that fails nothing is kept, which only costs time. */
+static void make_directories(char *path)
+{
+    for (char *end = strchr(path + 1, '/'); end; end = strchr(end + 1, '/')) {
+        *end = 0;
+        mkdir(path, 0755);
+        *end = '/';
+    }
+    mkdir(path, 0755);
+}
+
 /* The type a device computes in: what was asked for, else what the model was stored in if it has 16 bits. */
 static llm_status device_dtype(const struct llm_engine_options *options, const struct model_options *model,
                                enum llm_dtype *out, struct llm_error *err)
@@ -157,6 +169,7 @@ static llm_status open_cuda(struct decoder_model *m, const struct llm_engine_opt
     llm_status status = device_dtype(options, model, &cuda.act_dtype, err);
     if (!status) status = cuda_backend_open(&cuda, &m->backend, err);
     if (status) return status;
+    if (*dir) make_directories(dir);
     m->isa = cuda_backend_describe(m->backend);
     int32_t n = pool_cpu_count();
     return pool_open(options->threads ? options->threads : n < 8 ? n : 8, &m->pool, err);
@@ -216,7 +229,9 @@ static llm_status open_model(struct decoder_model *m, const struct llm_engine_op
                                       .max_model_len = config->max_model_len};
     status = decoder_open(m->model, &decoder, &m->decoder, err);
     if (!status) status = open_kv(m, options, config, err);
-    return !status && on_device ? device_io_open(m, config, err) : status;
+    if (status || !on_device) return status;
+    status = device_io_open(m, config, err);
+    return status ? status : decoder_tune(m->decoder, m->io->logits, m->io->max_logit_rows, err);
 }
 
 /* Takes m. */

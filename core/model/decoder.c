@@ -20,6 +20,7 @@ struct decoder {
     size_t scratch_bytes;
 
     int32_t n_tokens;  /* of the batch just run */
+    int tuning;        /* linear layers are not run but tuned */
     llm_status status; /* first failure of an operation; later ones are skipped */
 };
 
@@ -28,7 +29,7 @@ struct decoder {
 static void linear(struct decoder *d, struct linear_args a)
 {
     struct backend *be = d->model->backend;
-    if (!d->status) d->status = be->linear(be, &a);
+    if (!d->status) d->status = d->tuning ? be->device->tune(be, &a) : be->linear(be, &a);
 }
 
 static void embed(struct decoder *d, const struct batch *b)
@@ -48,13 +49,11 @@ static void embed(struct decoder *d, const struct batch *b)
     d->status = be->embed(be, &a);
 }
 
-/* Queries, keys and values of x, rotated; keys and values go to the cache. */
-static void project_qkv(struct decoder *d, int32_t layer, const struct kv_cache *kv, const struct batch *b)
+static void project_qkv(struct decoder *d, int32_t layer, int32_t n_rows)
 {
-    struct backend *be = d->model->backend;
     const struct model_config *c = &d->model->config;
     const struct layer_weights *w = &d->model->layers[layer];
-    linear(d, (struct linear_args){.n_rows = b->n_tokens,
+    linear(d, (struct linear_args){.n_rows = n_rows,
                                    .x = d->x,
                                    .x_stride = c->hidden_size,
                                    .norm = w->attn_norm,
@@ -62,6 +61,14 @@ static void project_qkv(struct decoder *d, int32_t layer, const struct kv_cache 
                                    .bias = w->qkv_bias,
                                    .y = d->qkv,
                                    .y_stride = d->qkv_size});
+}
+
+/* Queries and keys are rotated; keys and values go to the cache. */
+static void rotate(struct decoder *d, int32_t layer, const struct kv_cache *kv, const struct batch *b)
+{
+    struct backend *be = d->model->backend;
+    const struct model_config *c = &d->model->config;
+    const struct layer_weights *w = &d->model->layers[layer];
     struct rope_kv_args a = {
         .n_tokens = b->n_tokens,
         .n_heads = c->n_heads,
@@ -180,7 +187,8 @@ llm_status decoder_forward(struct decoder *d, const struct kv_cache *kv, const s
     d->n_tokens = batch->n_tokens;
     embed(d, batch);
     for (int32_t layer = 0; layer <= last; layer++) {
-        project_qkv(d, layer, kv, batch);
+        project_qkv(d, layer, batch->n_tokens);
+        rotate(d, layer, kv, batch);
         attend(d, layer, kv, batch);
         if (layer < last) finish_layer(d, layer, batch->n_tokens, d->attn, d->x);
     }
@@ -210,6 +218,24 @@ llm_status decoder_logits(struct decoder *d, const int32_t *rows, int32_t n_rows
     gather(d, rows, n_rows, d->q_size, d->attn, d->qkv);
     finish_layer(d, m->config.n_layers - 1, n_rows, d->qkv, d->tail);
     unembed(d, n_rows, d->tail, out);
+    return report(d, err);
+}
+
+/* Of activations only the size matters here, so all of the scratch is as random as normed rows are. */
+llm_status decoder_tune(struct decoder *d, float *logits, int32_t n_rows, struct llm_error *err)
+{
+    enum { STATE = 1 };
+    struct backend *be = d->model->backend;
+    if (!be->device || !be->device->tune) return LLM_OK;
+    const int64_t n =
+        (int64_t)((size_t)((char *)(void *)d->rope_table - d->x) / dtype_bytes(be->act_dtype, 1));
+    const int32_t rows = d->options.max_tokens;
+    d->status = be->device->fill(be, d->x, be->act_dtype, n, STATE, 1);
+    d->tuning = 1;
+    project_qkv(d, 0, rows);
+    finish_layer(d, 0, rows, d->attn, d->x);
+    unembed(d, n_rows < rows ? n_rows : rows, d->tail, logits);
+    d->tuning = 0;
     return report(d, err);
 }
 

@@ -35,6 +35,11 @@ llm_status decoder_open(const struct model *model, const struct decoder_options 
                         struct decoder **out, struct llm_error *err);
 void decoder_close(struct decoder *decoder);
 
+/* Lets a device find out how the model's linear layers are done fastest, so that no request waits for that:
+ * by those of the first layer, which the others are like, and by the head for up to n_rows rows of logits
+ * [n_rows, vocab]. Elsewhere it does nothing. Errors: LLM_EFAILED. */
+llm_status decoder_tune(struct decoder *decoder, float *logits, int32_t n_rows, struct llm_error *err);
+
 /* Runs all layers; writes K and V of the batch's tokens to the cache, keeps the last hidden states for
  * decoder_logits. Errors: LLM_EFAILED (a device). No allocation. */
 llm_status decoder_forward(struct decoder *decoder, const struct kv_cache *kv, const struct batch *batch,

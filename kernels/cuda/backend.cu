@@ -329,6 +329,7 @@ static struct device_ops make_device_table(void)
     d.replay = device_replay;
     d.recording_free = device_recording_free;
     d.upload_f16 = cuda_upload_f16;
+    d.tune = cuda_tune;
     d.fill = cuda_fill;
     d.failure = device_failure;
     return d;

@@ -182,6 +182,7 @@ void cuda_weight_destroy(struct backend *be, struct weight *w);
 size_t cuda_weight_bytes(const struct weight *w);
 llm_status cuda_upload_f16(struct backend *be, void *to, const struct tensor *rows);
 llm_status cuda_linear(struct backend *be, const struct linear_args *a);
+llm_status cuda_tune(struct backend *be, const struct linear_args *a);
 
 /* graph_compile.cu, graph_args.cu: policy graphs, as sampling.h says. reap: by the engine's thread, now and
  * then: frees what was closed and no step can use any more. */

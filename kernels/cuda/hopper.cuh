@@ -112,7 +112,18 @@ static __device__ __forceinline__ void tma_load_plain(uint32_t to, const CUtenso
 /* The same into the same place of all blocks of the cluster in `blocks`, a bit each, and for their barriers.
  */
 static __device__ __forceinline__ void tma_load_multicast(uint32_t to, const CUtensorMap *map, int32_t x,
-                                                          int32_t y, uint32_t barrier, uint16_t blocks)
+                                                          int32_t y, uint32_t barrier, uint16_t blocks,
+                                                          uint64_t policy)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(to),
+                 "l"(map), "r"(x), "r"(y), "r"(barrier), "h"(blocks), "l"(policy)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void tma_load_multicast_plain(uint32_t to, const CUtensorMap *map,
+                                                                int32_t x, int32_t y, uint32_t barrier,
+                                                                uint16_t blocks)
 {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
                  ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
@@ -197,6 +208,16 @@ static __device__ __forceinline__ void store_matrices_transposed(const uint32_t 
                  : "memory");
 }
 
+static __device__ __forceinline__ float4 shared_quad(uint32_t address)
+{
+    float4 v;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "r"(address)
+                 : "memory");
+    return v;
+}
+
 /* ---- clusters: blocks that reach each other's shared memory
  * ------------------------------------------------
  */
@@ -212,6 +233,21 @@ static __device__ __forceinline__ uint32_t cluster_rank()
 static __device__ __forceinline__ void cluster_sync()
 {
     asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
+/* Where what is at `address` here is in block `rank` of the cluster. */
+static __device__ __forceinline__ uint32_t remote_address(uint32_t address, uint32_t rank)
+{
+    uint32_t remote;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
+    return remote;
+}
+
+static __device__ __forceinline__ void remote_quad_set(uint32_t address, float a, float b, float c, float d)
+{
+    asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(a), "f"(b), "f"(c),
+                 "f"(d)
+                 : "memory");
 }
 
 /* Arrives at the barrier of block `rank` of the cluster that lies where `barrier` lies in this block. Orders
@@ -372,6 +408,7 @@ template <typename T> struct wgmma_tile<T, 64> {
 #define WGMMA_D48(d)  WGMMA_D32_FROM(d, 0), WGMMA_D8_FROM(d, 32), WGMMA_D8_FROM(d, 40)
 #define WGMMA_D64(d)  WGMMA_D32_FROM(d, 0), WGMMA_D32_FROM(d, 32)
 #define WGMMA_D96(d)  WGMMA_D64(d), WGMMA_D32_FROM(d, 64)
+#define WGMMA_D112(d) WGMMA_D96(d), WGMMA_D8_FROM(d, 96), WGMMA_D8_FROM(d, 104)
 #define WGMMA_D128(d) WGMMA_D96(d), WGMMA_D32_FROM(d, 96)
 #define WGMMA_48      WGMMA_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define WGMMA_64                                                                                             \
@@ -380,9 +417,12 @@ template <typename T> struct wgmma_tile<T, 64> {
 #define WGMMA_96                                                                                             \
     WGMMA_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "            \
              "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define WGMMA_128                                                                                            \
+#define WGMMA_112                                                                                            \
     WGMMA_96                                                                                                 \
-    ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "         \
+    ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define WGMMA_128                                                                                            \
+    WGMMA_112                                                                                                \
+    ", "                                                                                                     \
     "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
 #define WGMMA_WIDE(shape, results, a, b, add, ...)                                                           \
@@ -397,6 +437,24 @@ template <typename T> struct wgmma_tile<T, 64> {
                  : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(x), "r"(plus))
 
 /* As wgmma_tile::multiply, of wide tiles; d = instead of += where `plus` is 0. */
+template <typename T>
+static __device__ __forceinline__ void wgmma_wide(float (&d)[32], uint64_t w, uint64_t x, int32_t plus)
+{
+    if constexpr (is_bf16<T>)
+        WGMMA_WIDE("m64n64k16.f32.bf16.bf16", WGMMA_32, "%32", "%33", "%34", WGMMA_D32_FROM(d, 0));
+    else
+        WGMMA_WIDE("m64n64k16.f32.f16.f16", WGMMA_32, "%32", "%33", "%34", WGMMA_D32_FROM(d, 0));
+}
+
+template <typename T>
+static __device__ __forceinline__ void wgmma_wide(float (&d)[48], uint64_t w, uint64_t x, int32_t plus)
+{
+    if constexpr (is_bf16<T>)
+        WGMMA_WIDE("m64n96k16.f32.bf16.bf16", WGMMA_48, "%48", "%49", "%50", WGMMA_D48(d));
+    else
+        WGMMA_WIDE("m64n96k16.f32.f16.f16", WGMMA_48, "%48", "%49", "%50", WGMMA_D48(d));
+}
+
 template <typename T>
 static __device__ __forceinline__ void wgmma_wide(float (&d)[64], uint64_t w, uint64_t x, int32_t plus)
 {
@@ -413,6 +471,15 @@ static __device__ __forceinline__ void wgmma_wide(float (&d)[96], uint64_t w, ui
         WGMMA_WIDE("m64n192k16.f32.bf16.bf16", WGMMA_96, "%96", "%97", "%98", WGMMA_D96(d));
     else
         WGMMA_WIDE("m64n192k16.f32.f16.f16", WGMMA_96, "%96", "%97", "%98", WGMMA_D96(d));
+}
+
+template <typename T>
+static __device__ __forceinline__ void wgmma_wide(float (&d)[112], uint64_t w, uint64_t x, int32_t plus)
+{
+    if constexpr (is_bf16<T>)
+        WGMMA_WIDE("m64n224k16.f32.bf16.bf16", WGMMA_112, "%112", "%113", "%114", WGMMA_D112(d));
+    else
+        WGMMA_WIDE("m64n224k16.f32.f16.f16", WGMMA_112, "%112", "%113", "%114", WGMMA_D112(d));
 }
 
 template <typename T>

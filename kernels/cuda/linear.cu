@@ -58,9 +58,11 @@ llm_status linear_open(struct cuda_backend *cu, struct llm_error *err)
     staging_close(&l->staging); /* a model's weights are loaded before its limits are known */
     llm_status st = open_buffers(cu, l, err);
     if (!st && !l->lt) st = lt_open(cu, &l->lt, err);
+    if (!st && !l->ways) st = ways_open(cu, &l->ways, err);
     if (!st && !l->stream && cu->major == 9 && cu->base.act_dtype != DTYPE_F32)
         st = stream_open(cu, &l->stream, err);
-    return st ? st : tile_open(cu, err);
+    if (!st) st = tile_open(cu, err);
+    return st ? st : split_open(cu, err);
 }
 
 void linear_close(struct cuda_backend *cu)
@@ -71,6 +73,7 @@ void linear_close(struct cuda_backend *cu)
     packed_close(l->packed);
     staging_close(&l->staging);
     lt_close(l->lt);
+    ways_close(l->ways);
     stream_close(l->stream);
     mem_free(l);
     cu->linear = nullptr;
@@ -110,8 +113,7 @@ static llm_status many_rows_linear(struct cuda_backend *cu, const struct linear_
         if (a->bias && gated) p.up_bias = a->bias + p.n_out;
         p.w = b->data;
         p.w_stride = b->ld;
-        st = b->format == FORMAT_DENSE ? lt_product(cu, cu->linear->lt, &p)
-                                       : packed_product(cu, cu->linear->packed, b, &p);
+        st = b->format == FORMAT_DENSE ? ways_product(cu, &p) : packed_product(cu, cu->linear->packed, b, &p);
     }
     return st;
 }
@@ -174,5 +176,14 @@ llm_status cuda_linear(struct backend *be, const struct linear_args *a)
         chunk.y = static_cast<char *>(a->y) + row * a->y_stride * (int64_t)(a->f32_out ? 4 : act_bytes(cu));
         st = linear_chunk(cu, &chunk);
     }
+    return st;
+}
+
+llm_status cuda_tune(struct backend *be, const struct linear_args *a)
+{
+    struct cuda_linear *l = cuda_of(be)->linear;
+    l->tuning = 1;
+    const llm_status st = cuda_linear(be, a);
+    l->tuning = 0;
     return st;
 }

@@ -1,11 +1,11 @@
 #ifndef LLM_KERNELS_CUDA_LINEAR_CUH
 #define LLM_KERNELS_CUDA_LINEAR_CUH
 
-/* What the files of the linear layer share. A layer is done in one of four ways: few rows by kernels of our
- * own that stream the weights once at the speed of memory (linear_stream.cu, linear_thin.cu, Hopper), many
- * rows by tiles of our own (linear_tile.cu, Hopper) or by cuBLASLt with passes of our own for what it cannot
- * fuse (linear_rows.cu), whichever was faster when tried (linear_lt.cu), or, with packed weights, by tiles
- * that unpack them on the way (linear_packed.cu, Hopper, where alone weights are packed). */
+/* What the files of the linear layer share. Few rows go by kernels of our own that stream the weights once at
+ * the speed of memory (linear_stream.cu, linear_thin.cu, Hopper); more by tiles of our own (linear_split.cu,
+ * linear_tile.cu, Hopper) or by cuBLASLt with passes of our own for what it cannot fuse (linear_lt.cu,
+ * linear_rows.cu), whichever was faster when tried (linear_ways.cu), or, with packed weights, by tiles that
+ * unpack them on the way (linear_packed.cu, Hopper, where alone weights are packed). */
 
 #include "kernels/cuda/cuda.cuh"
 
@@ -103,25 +103,28 @@ __host__ __device__ static inline int32_t place_row(const struct place *p, int32
 }
 
 struct lt_state;     /* linear_lt.cu's */
+struct ways_state;   /* linear_ways.cu's */
 struct stream_state; /* linear_stream.cu's */
 struct packed_state; /* linear_packed.cu's */
 
 /* How rows get their kernel; anything but PATH_AUTO is for tests and benchmarks. PATH_LT: cuBLASLt alone.
- * PATH_STREAM: linear_stream.cuh, also where PATH_AUTO takes linear_thin.cu. PATH_TILE + i: the kernels of
- * linear_tile.cuh with tile_columns[i]. What a path cannot do goes through cuBLASLt, with packed weights
- * through linear_packed.cuh. PATH_PACKED + i: those with the i-th width. */
-enum linear_path { PATH_AUTO, PATH_LT, PATH_STREAM, PATH_TILE, PATH_PACKED = 64 };
+ * PATH_STREAM: linear_stream.cuh, also where PATH_AUTO takes linear_thin.cu. PATH_OWN + i: kernel i of
+ * tile_kernels and, after those, split_kernels. What a path cannot do goes through cuBLASLt, with packed
+ * weights through linear_packed.cuh. PATH_PACKED + i: those with the i-th width. */
+enum linear_path { PATH_AUTO, PATH_LT, PATH_STREAM, PATH_OWN, PATH_PACKED = 64 };
 
 enum { MOST_STREAMED = 64 }; /* rows (on an H200: docs/performance.md) */
 
 struct cuda_linear {
     enum linear_path path;
+    int tuning; /* products are not done: their ways are chosen */
     void *normed,
         *wide; /* x after the norm; what cuBLASLt leaves to a pass of our own, and trials overwrite */
     size_t buffer_bytes;         /* of each: at least 256 rows of max_n */
     struct packed_state *packed; /* null until there is a packed weight */
     struct staging staging;
     struct lt_state *lt;
+    struct ways_state *ways;
     struct stream_state *stream;
 };
 
@@ -136,23 +139,40 @@ llm_status staged_upload(struct cuda_backend *cu, void *to, const void *from, si
  * equal parts. */
 int32_t rows_at_once(const struct cuda_backend *cu, int32_t n_rows, int32_t n);
 
-/* linear_lt.cu: products of many rows, each in the way that was fastest when tried: an algorithm of cuBLASLt
- * and what it cannot fuse after it, or a kernel of linear_tile.cu. */
+/* linear_ways.cu: products of many rows, each in the way that was fastest when tried. */
+llm_status ways_open(struct cuda_backend *cu, struct ways_state **out, struct llm_error *err);
+void ways_close(struct ways_state *s);
+llm_status ways_product(struct cuda_backend *cu, const struct product *p);
+
+/* linear_lt.cu: by an algorithm of cuBLASLt, of which it guesses up to n that may be good, the best first;
+ * and what it cannot fuse after that. p has no more rows than the wide buffer holds, if it goes through that.
+ * lt_run gives LLM_EUNSUP where the algorithm does not do. */
+enum { LT_MAX_GUESSES = 8 };
 llm_status lt_open(struct cuda_backend *cu, struct lt_state **out, struct llm_error *err);
 void lt_close(struct lt_state *lt);
-llm_status lt_product(struct cuda_backend *cu, struct lt_state *lt, const struct product *p);
+int lt_guesses(struct lt_state *lt, const struct product *p, cublasLtMatmulAlgo_t *out, int n);
+llm_status lt_run(struct lt_state *lt, const struct product *p, const cublasLtMatmulAlgo_t *algo);
+uint32_t lt_alignment(const struct lt_state *lt,
+                      const struct product *p); /* bytes, at most 16: of all operands */
+void lt_clear_cache(struct lt_state *lt);       /* leaves no weights in the L2 cache */
 
 /* linear_rows.cu. In wide, [m, n] in the order of a gated layout. */
 llm_status gated_rows(struct cuda_backend *cu, const struct product *p, const void *wide, int64_t stride);
 /* y = act(v + bias) (+ y): v [m, n] may be y. */
 llm_status finish_rows(struct cuda_backend *cu, const struct product *p, const void *v, int64_t v_stride);
 
-/* linear_tile.cu: kernels by how many rows of the weight a tile has; tile_columns ends with 0. `able`:
- * whether this product can be done so here. */
-extern const int32_t tile_columns[];
+/* linear_tile.cu, linear_split.cu: kernels by their numbers, which stay as they are, since files have them:
+ * of a tile the rows of the weight, of linear_split.cu see there. The lists end with 0. `able`: whether this
+ * product can be done so; `worth`: whether it may be fast. */
+enum { SPLIT_NUMBERS = 1000 };
+extern const int32_t tile_kernels[], split_kernels[];
 llm_status tile_open(struct cuda_backend *cu, struct llm_error *err);
-int tile_able(const struct cuda_backend *cu, const struct product *p, int32_t columns);
-llm_status tile_product(struct cuda_backend *cu, const struct product *p, int32_t columns);
+int tile_able(const struct cuda_backend *cu, const struct product *p, int32_t kernel);
+llm_status tile_product(struct cuda_backend *cu, const struct product *p, int32_t kernel);
+llm_status split_open(struct cuda_backend *cu, struct llm_error *err);
+int split_able(const struct cuda_backend *cu, const struct product *p, int32_t kernel);
+int split_worth(const struct cuda_backend *cu, const struct product *p, int32_t kernel);
+llm_status split_product(struct cuda_backend *cu, const struct product *p, int32_t kernel);
 
 /* linear_stream.cu. `able`: whether this layer with these arguments can be done here; x as after the norm. */
 llm_status stream_open(struct cuda_backend *cu, struct stream_state **out, struct llm_error *err);
@@ -174,9 +194,10 @@ void packed_close(struct packed_state *s);
 llm_status packed_product(struct cuda_backend *cu, const struct packed_state *s, const struct weight_block *b,
                           const struct product *p);
 
-/* Describes [n_rows, n] of the activation type to the TMA unit, for boxes of box_rows by 64. */
+/* Describes [n_rows, n] of the activation type to the TMA unit, for boxes of box_rows by box_columns: 64 or
+ * 16, which is also how far the unit swizzles. */
 llm_status stream_map(struct cuda_backend *cu, CUtensorMap *map, const void *data, int32_t n_rows, int32_t n,
-                      int64_t stride, int32_t box_rows);
+                      int64_t stride, int32_t box_rows, int32_t box_columns = 64);
 
 #ifdef __CUDACC__
 /* 1 / (1 + e^-v) to some 2^-21, in four instructions: an exact division takes ten, and gated products of many

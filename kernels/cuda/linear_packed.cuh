@@ -168,9 +168,9 @@ static __device__ __forceinline__ void load_x(const packed_ring &r, int32_t plac
                                               const piece &p, uint32_t rank)
 {
     constexpr int HALF = S::X_BYTES / PACKED_CLUSTER, N = S::X_BYTES / 128;
-    tma_load_multicast(r.x + place * S::X_BYTES + rank * HALF, map, p.k * 64,
-                       p.column * N + (int32_t)rank * (N / PACKED_CLUSTER), r.full + 8 * place,
-                       (1 << PACKED_CLUSTER) - 1);
+    tma_load_multicast_plain(r.x + place * S::X_BYTES + rank * HALF, map, p.k * 64,
+                             p.column * N + (int32_t)rank * (N / PACKED_CLUSTER), r.full + 8 * place,
+                             (1 << PACKED_CLUSTER) - 1);
 }
 
 /* One thread. A place is free when both blocks say so. The weights do not depend on earlier kernels: the ring

@@ -26,18 +26,19 @@ static PFN_cuTensorMapEncodeTiled_v12000 encode_function()
 }
 
 llm_status stream_map(struct cuda_backend *cu, CUtensorMap *map, const void *data, int32_t n_rows, int32_t n,
-                      int64_t stride, int32_t box_rows)
+                      int64_t stride, int32_t box_rows, int32_t box_columns)
 {
     static const PFN_cuTensorMapEncodeTiled_v12000 encode = encode_function();
     if (!encode)
         return cuda_check(cu, cudaErrorCallRequiresNewerDriver, "looking for cuTensorMapEncodeTiled");
     const cuuint64_t dims[2] = {(cuuint64_t)n, (cuuint64_t)n_rows}, strides[1] = {(cuuint64_t)stride * 2};
-    const cuuint32_t box[2] = {64, (cuuint32_t)box_rows}, steps[2] = {1, 1};
+    const cuuint32_t box[2] = {(cuuint32_t)box_columns, (cuuint32_t)box_rows}, steps[2] = {1, 1};
     const CUresult e = encode(
         map,
         cu->base.act_dtype == DTYPE_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
         2, const_cast<void *>(data), dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+        box_columns == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_32B,
+        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return cuda_check(cu, e == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue,
                       "describing a matrix to the TMA unit");
 }

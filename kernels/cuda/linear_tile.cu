@@ -7,20 +7,21 @@
 typedef void tile_fn(const CUtensorMap, const CUtensorMap, const CUtensorMap, const tile_args);
 
 struct tile_variant {
-    int32_t columns, shared;
+    int32_t columns, shared, box_columns;
     enum linear_epilogue epilogue;
     enum activation act;
     tile_fn *kernel;
 };
 
-const int32_t tile_columns[] = {256, 192, 128, 0};
+const int32_t tile_kernels[] = {256, 224, 192, 128, 0};
 
-enum { N_VARIANTS = 10, BAND = 8 };
+enum { N_VARIANTS = 12, BAND = 8 };
 
 template <typename T, int COLUMNS, enum linear_epilogue EPILOGUE, enum activation ACT>
 static struct tile_variant variant_of()
 {
-    return {COLUMNS, tile<COLUMNS, EPILOGUE>::SHARED, EPILOGUE, ACT, tile_kernel<T, COLUMNS, EPILOGUE, ACT>};
+    using S = tile<COLUMNS, EPILOGUE>;
+    return {COLUMNS, S::SHARED, S::BOX_COLUMNS, EPILOGUE, ACT, tile_kernel<T, COLUMNS, EPILOGUE, ACT>};
 }
 
 template <typename T> static const struct tile_variant *variants_of()
@@ -30,6 +31,7 @@ template <typename T> static const struct tile_variant *variants_of()
         variant_of<T, 128, LINEAR_STORE, ACT_NONE>(), variant_of<T, 256, LINEAR_ADD, ACT_NONE>(),
         variant_of<T, 192, LINEAR_ADD, ACT_NONE>(),   variant_of<T, 128, LINEAR_ADD, ACT_NONE>(),
         variant_of<T, 256, LINEAR_GATED, ACT_SILU>(), variant_of<T, 256, LINEAR_GATED, ACT_GELU_TANH>(),
+        variant_of<T, 224, LINEAR_GATED, ACT_SILU>(), variant_of<T, 224, LINEAR_GATED, ACT_GELU_TANH>(),
         variant_of<T, 128, LINEAR_GATED, ACT_SILU>(), variant_of<T, 128, LINEAR_GATED, ACT_GELU_TANH>(),
     };
     return all;
@@ -97,7 +99,7 @@ llm_status tile_product(struct cuda_backend *cu, const struct product *p, int32_
     CUtensorMap x_map, w_map, y_map;
     llm_status st = stream_map(cu, &x_map, p->x, p->m, p->k, p->x_stride, ROWS);
     if (!st) st = stream_map(cu, &w_map, p->w, p->n, p->k, p->w_stride, columns / CLUSTER);
-    if (!st) st = stream_map(cu, &y_map, p->y, p->m, p->n_out, p->y_stride, ROWS / 2);
+    if (!st) st = stream_map(cu, &y_map, p->y, p->m, p->n_out, p->y_stride, ROWS / 2, v->box_columns);
     if (st) return st;
     const int64_t n_tiles = (int64_t)a.n_row_tiles * a.n_column_tiles;
     const int64_t n_clusters = std::min<int64_t>(cu->n_sms / CLUSTER, n_tiles);

@@ -28,9 +28,11 @@ template <int COLUMNS, int EPILOGUE> struct tile {
     static constexpr int X_BYTES = ROWS * 128, W_BYTES = COLUMNS * 128, PLACE_BYTES = X_BYTES + W_BYTES;
     static constexpr int SUMS = COLUMNS / 2;                                       /* a thread */
     static constexpr int WIDTH = EPILOGUE == LINEAR_GATED ? COLUMNS / 2 : COLUMNS; /* of y */
-    /* Results lie in boxes of 64 columns and 128 rows, so many beside the ring and in a place of it. */
-    static constexpr int BOX_BYTES = ROWS * 128, BOXES = WIDTH / 64;
-    static constexpr int OWN_BOXES = BOXES < 4 ? BOXES : 2, RING_BOXES = BOXES - OWN_BOXES;
+    /* Results lie in boxes of 64 columns, or 16 where those do not fit, and 128 rows, so many beside the ring
+     * and in a place of it. */
+    static constexpr int BOX_COLUMNS = WIDTH % 64 ? 16 : 64, BOX_ROW = BOX_COLUMNS * 2;
+    static constexpr int BOX_BYTES = ROWS * BOX_ROW, BOXES = WIDTH / BOX_COLUMNS;
+    static constexpr int OWN_BOXES = BOXES * BOX_COLUMNS < 256 ? BOXES : 2, RING_BOXES = BOXES - OWN_BOXES;
     static constexpr int MOST_BYTES = 227 * 1024 - 2048; /* the start is aligned to 1024; barriers */
     static constexpr int PLACES = (MOST_BYTES - OWN_BOXES * BOX_BYTES) / PLACE_BYTES;
     static constexpr int SHARED = PLACES * PLACE_BYTES + OWN_BOXES * BOX_BYTES + 2048;
@@ -64,13 +66,14 @@ static __device__ __forceinline__ tile_position tile_at(const tile_args &a, int3
 }
 
 /* What boxes [first, first + n) of y hold, to `to`. */
+template <typename S>
 static __device__ __forceinline__ void load_boxes(const CUtensorMap *y_map, uint32_t to, int32_t row,
                                                   int32_t column, int first, int n, uint32_t full)
 {
-    enum { HALF_BOX = 64 * 128 };
-    barrier_expect(full, 2 * n * HALF_BOX);
+    barrier_expect(full, n * S::BOX_BYTES);
     for (int i = 0; i < 2 * n; i++)
-        tma_load_plain(to + i * HALF_BOX, y_map, column + (first + i / 2) * 64, row + i % 2 * 64, full);
+        tma_load_plain(to + i * (S::BOX_BYTES / 2), y_map, column + (first + i / 2) * S::BOX_COLUMNS,
+                       row + i % 2 * 64, full);
 }
 
 /* One thread. A place is free when both blocks say so: the other block fills it too. */
@@ -91,21 +94,21 @@ static __device__ __forceinline__ void produce_tiles(ring r, const CUtensorMap *
             barrier_wait(r.empty + 8 * r.place, r.parity);
             barrier_expect(full, S::PLACE_BYTES);
             tma_load_plain(to, x_map, k * 64, row, full);
-            tma_load_multicast(to + S::X_BYTES + rank * HALF * 128, w_map, k * 64, w_row, full,
-                               (1 << S::CLUSTER) - 1);
+            tma_load_multicast_plain(to + S::X_BYTES + rank * HALF * 128, w_map, k * 64, w_row, full,
+                                     (1 << S::CLUSTER) - 1);
             advance<S>(&r);
         }
         if (EPILOGUE == LINEAR_ADD) {
             barrier_wait(r.own_empty, r.own_parity);
-            load_boxes(y_map, r.own, row, at.column * S::WIDTH, 0, S::OWN_BOXES, r.own_full);
+            load_boxes<S>(y_map, r.own, row, at.column * S::WIDTH, 0, S::OWN_BOXES, r.own_full);
             r.own_parity ^= 1;
         }
         if (S::RING_BOXES) {
             const uint32_t full = r.full + 8 * r.place;
             barrier_wait(r.empty + 8 * r.place, r.parity);
             if (EPILOGUE == LINEAR_ADD)
-                load_boxes(y_map, r.data + r.place * S::PLACE_BYTES, row, at.column * S::WIDTH, S::OWN_BOXES,
-                           S::RING_BOXES, full);
+                load_boxes<S>(y_map, r.data + r.place * S::PLACE_BYTES, row, at.column * S::WIDTH,
+                              S::OWN_BOXES, S::RING_BOXES, full);
             else
                 barrier_arrive(full);
             advance<S>(&r);
@@ -167,26 +170,29 @@ static __device__ __forceinline__ void finish_columns(const float (&sums)[S::SUM
 }
 
 /* Results of a warpgroup into boxes [first, first + n), as the TMA unit swizzles them: the 16 bytes i of row
- * r at i ^ r % 8. column: of y, where the tile begins. */
+ * r at i ^ r % 8, in narrow boxes at i ^ r / 4 % 2. column: of y, where the tile begins. */
 template <typename T, typename S, int EPILOGUE, int ACT, bool BIAS>
 static __device__ __forceinline__ void finish_boxes(const float (&sums)[S::SUMS], uint32_t boxes, int first,
                                                     int n, const tile_args &a, int32_t column, int32_t group)
 {
     const int32_t thread = threadIdx.x % 128, lane = thread % 32;
-    const uint32_t at = boxes + (uint32_t)(group * 64 + thread / 32 * 16 + lane / 4) * 128 + lane % 4 * 4;
+    constexpr int GROUPS = S::BOX_COLUMNS / 8;
+    const int32_t swizzle = GROUPS == 8 ? lane / 4 : lane / 16;
+    const uint32_t at =
+        boxes + (uint32_t)(group * 64 + thread / 32 * 16 + lane / 4) * S::BOX_ROW + lane % 4 * 4;
 #pragma unroll
-    for (int j = 0; j < n * 8; j++) {
-        const uint32_t to = at + j / 8 * S::BOX_BYTES + ((j % 8 ^ lane / 4) << 4);
+    for (int j = 0; j < n * GROUPS; j++) {
+        const uint32_t to = at + j / GROUPS * S::BOX_BYTES + ((j % GROUPS ^ swizzle) << 4);
         float2 v[2];
-        finish_columns<S, EPILOGUE, ACT, BIAS>(sums, first * 8 + j, a,
-                                               column + (first * 8 + j) * 8 + lane % 4 * 2, v);
+        finish_columns<S, EPILOGUE, ACT, BIAS>(sums, first * GROUPS + j, a,
+                                               column + (first * GROUPS + j) * 8 + lane % 4 * 2, v);
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             if (EPILOGUE == LINEAR_ADD) {
-                const float2 y = unpack_pair<T>(shared_word(to + i * 1024));
+                const float2 y = unpack_pair<T>(shared_word(to + i * 8 * S::BOX_ROW));
                 v[i].x += y.x, v[i].y += y.y;
             }
-            shared_word_set(to + i * 1024, pack_pair<T>(v[i].x, v[i].y));
+            shared_word_set(to + i * 8 * S::BOX_ROW, pack_pair<T>(v[i].x, v[i].y));
         }
     }
 }
@@ -205,7 +211,7 @@ static __device__ __forceinline__ void store_boxes(const float (&sums)[S::SUMS],
     group_sync(1 + group);
     if (threadIdx.x % 128 == 0) {
         for (int b = 0; b < n; b++)
-            tma_store(y_map, column + (first + b) * 64, row + group * 64,
+            tma_store(y_map, column + (first + b) * S::BOX_COLUMNS, row + group * 64,
                       boxes + b * S::BOX_BYTES + group * (S::BOX_BYTES / 2));
         tma_store_commit();
     }
