@@ -8,12 +8,10 @@
  * talks to it, submits requests and takes events. The engine batches all clients' requests continuously.
  *
  * Threads: llm_engine_* may be called from any thread unless said otherwise. A client and its requests belong
- * to one thread at a time. No call but llm_wait, llm_client_close (for a step at most), llm_engine_open and
- * llm_engine_close blocks. Errors: values
- * (base/status.h), with a message that says what to do. The library never prints, exits or aborts. Memory:
- * what a call borrows it has copied or forgotten when it returns. Pointers it hands out say how long they
- * live.
- */
+ * to one thread at a time. Calls that open or close, llm_wait, llm_policy_add (it may compile) and
+ * llm_prefix_* (a step at most) block; no other does. Errors: values (base/status.h), with a message that
+ * says what to do. The library never prints, exits or aborts. Memory: what a call borrows it has copied or
+ * forgotten when it returns. Pointers it hands out say how long they live. */
 
 #include "base/status.h"
 
@@ -37,22 +35,20 @@ const char *llm_version(void); /* such as "0.1.0" */
 /* llm_engine_options_init fills all defaults in. A zero count or a null string means the default too; the
  * enable_ fields and max_logprobs count as they are. Names are vLLM's. Strings are borrowed for the call. */
 struct llm_engine_options {
-    const char *model;       /* GGUF file or Hugging Face directory; required */
-    const char *tokenizer;   /* path to take the tokenizer from; null: the model's own */
-    int skip_tokenizer_init; /* 1: token ids in, token ids out */
-    const char *load_format; /* "auto", "gguf", "safetensors", "dummy"; "null": no model (null_model.h) */
-    float null_step_ms;      /* load_format "null": what a step takes, at least; default 0 */
-    const char *dtype;       /* "auto", "float32", "float16", "bfloat16": float weights */
-    const char
-        *kv_cache_dtype; /* "auto" (float16; float32 under dtype float32), "float32", "float16", "bfloat16" */
-    uint64_t seed;       /* of requests that bring none (mixed with their number), and of dummy weights */
-    int32_t max_model_len;          /* tokens, prompt and output; default: the model's own */
-    int32_t max_num_seqs;           /* sequences in one step; default 256 */
+    const char *model;          /* GGUF file or Hugging Face directory; required */
+    const char *tokenizer;      /* path to take the tokenizer from; null: the model's own */
+    int skip_tokenizer_init;    /* 1: token ids in, token ids out */
+    const char *load_format;    /* "auto", "gguf", "safetensors", "dummy"; "null": no model (null_model.h) */
+    float null_step_ms;         /* load_format "null": what a step takes, at least; default 0 */
+    const char *dtype;          /* "auto", "float32", "float16", "bfloat16": float weights */
+    const char *kv_cache_dtype; /* the same; "auto" is float16, or float32 under dtype float32 */
+    uint64_t seed;         /* of requests that bring none (mixed with their number), and of dummy weights */
+    int32_t max_model_len; /* tokens, prompt and output; default: the model's own */
+    int32_t max_num_seqs;  /* sequences in one step; default 256 */
     int32_t max_num_batched_tokens; /* token budget of one step; default 512; on a GPU 8192 */
     int32_t block_size;             /* tokens a KV page; default 16; on a GPU 64 */
     /* bytes; default: what max_num_seqs sequences of max_model_len need, but at most 4 GiB (or what one such
-     * sequence needs) and half of the memory that is free. Pages are backed by the system as they are used.
-     */
+     * sequence needs) and half of the free memory. Pages are backed by the system as they are used. */
     uint64_t kv_cache_memory;
     int enable_prefix_caching;     /* default 1 */
     int enable_chunked_prefill;    /* default 1; 0: a prompt runs whole, the budget permitting */
@@ -115,8 +111,7 @@ void llm_engine_stats(const struct llm_engine *engine, struct llm_stats *out);
 enum llm_distribution {
     LLM_STEP_TOKENS,   /* tokens computed in a step, of prompts and outputs */
     LLM_TOKEN_GAP,     /* seconds between two tokens of a sequence */
-    LLM_PAGE_LIFETIME, /* seconds from a KV page's first use to the loss of what it held in the prefix cache
-                        */
+    LLM_PAGE_LIFETIME, /* seconds from a KV page's first use until the prefix cache loses what it held */
     LLM_PAGE_IDLE,     /* of these, seconds from its last use on */
     LLM_PAGE_REUSE,    /* seconds from a use of a cached page to the next */
     LLM_N_DISTRIBUTIONS
@@ -209,8 +204,7 @@ llm_status llm_detokenize(const struct llm_tokenizer *tokenizer, const int32_t *
  *
  * begin, logits, candidates and done are called on the engine's thread, graphs run on its workers or on its
  * device: whatever a hook waits for, all requests wait for. A hook that fails ends its request with
- * FINISH_ERROR and no other.
- */
+ * FINISH_ERROR and no other. */
 
 struct graph;      /* graph/graph.h */
 struct graph_args; /* the same */

@@ -38,8 +38,7 @@ struct llm_lua_call {
     size_t bytes;
 };
 
-/* ---- what scripts see as llm.host_core (lua/llm/host.lua) ------------------------------------------------
- */
+/* ---- what scripts see as llm.host_core (lua/llm/host.lua) ---------------------------------------------- */
 
 static struct llm_lua *self_of(lua_State *L)
 {
@@ -113,8 +112,7 @@ static int prepare(lua_State *L)
     return 0;
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------
- */
+/* ---- life ---------------------------------------------------------------------------------------------- */
 
 llm_status llm_lua_open(struct llm_lua **out, struct llm_error *err)
 {
@@ -171,8 +169,7 @@ llm_status llm_lua_add_engine(struct llm_lua *lua, const char *name, struct llm_
     return LLM_OK;
 }
 
-/* ---- running ---------------------------------------------------------------------------------------------
- */
+/* ---- running ------------------------------------------------------------------------------------------- */
 
 const char *llm_lua_traceback(const struct llm_lua *lua)
 {
@@ -335,8 +332,7 @@ llm_status llm_lua_run_file(struct llm_lua *lua, const char *path, const char *c
     return run_job(lua, &job, result, err);
 }
 
-/* ---- C functions -----------------------------------------------------------------------------------------
- */
+/* ---- C functions --------------------------------------------------------------------------------------- */
 
 struct registration {
     llm_lua_function *function;

@@ -225,8 +225,7 @@ void policy_args_free(struct llm_policy_args *args)
     graph_args_free((struct graph_args *)args->graph);
 }
 
-/* ---- from and to Lua ------------------------------------------------------------------------------------
- */
+/* ---- from and to Lua ----------------------------------------------------------------------------------- */
 
 enum { MAX_DEPTH = 32 };
 

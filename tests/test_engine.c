@@ -441,8 +441,7 @@ static void logprobs_of_prompt_and_output(void **state)
     llm_engine_close(e);
 }
 
-/* ---- cancelling, failing, closing -----------------------------------------------------------------------
- */
+/* ---- cancelling, failing, closing ---------------------------------------------------------------------- */
 
 static void cancel_frees_pages_at_once(void **state)
 {

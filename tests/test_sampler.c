@@ -280,8 +280,7 @@ static void draws_depend_on_seed_stream_and_position_alone(void **state)
     sampler_deinit(&t);
 }
 
-/* ---- changes to the logits ------------------------------------------------------------------------------
- */
+/* ---- changes to the logits ----------------------------------------------------------------------------- */
 
 /* Which token greedy takes shows what was done to the row. */
 static void masks_and_biases(void **state)

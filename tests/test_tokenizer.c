@@ -323,8 +323,7 @@ static void bytes_and_characters_are_a_bijection(void **state)
     assert_int_equal(bpe_byte_of_char(' '), -1);
 }
 
-/* ---- what files say beside the vocabulary ----------------------------------------------------------------
- */
+/* ---- what files say beside the vocabulary -------------------------------------------------------------- */
 
 static int ends_turn(const struct tokenizer *tok, int32_t id)
 {

@@ -15,8 +15,7 @@ llm_status device_failed(const struct decoder_model *m, struct llm_error *err)
     return llm_fail(err, LLM_EFAILED, "%s", m->io->ops->failure(m->backend));
 }
 
-/* ---- open -----------------------------------------------------------------------------------------------
- */
+/* ---- open ---------------------------------------------------------------------------------------------- */
 
 static void lay_out(struct device_io *io)
 {
@@ -109,8 +108,7 @@ void device_io_close(struct decoder_model *m)
     mem_free(io);
 }
 
-/* ---- staging --------------------------------------------------------------------------------------------
- */
+/* ---- staging ------------------------------------------------------------------------------------------- */
 
 static int32_t *array(char *base, size_t offset)
 {
@@ -169,8 +167,7 @@ static char *take_turn(struct device_io *io, int mark)
     return io->pinned[io->turn_of[mark]];
 }
 
-/* ---- running --------------------------------------------------------------------------------------------
- */
+/* ---- running ------------------------------------------------------------------------------------------- */
 
 static void add_piece(struct intake_args *a, size_t offset, int32_t n, size_t size)
 {
@@ -355,8 +352,7 @@ llm_status device_collect(void *self, int mark, struct device_results *out, stru
     return m->io->ops->wait_mark(m->backend, mark) ? device_failed(m, err) : LLM_OK;
 }
 
-/* ---- what the host chooses or scores --------------------------------------------------------------------
- */
+/* ---- what the host chooses or scores ------------------------------------------------------------------- */
 
 llm_status device_raw_rows(void *self, const int32_t *places, int32_t n, float *out, struct llm_error *err)
 {

@@ -39,8 +39,7 @@ int sampler_counts_needed(const struct llm_sampling *p)
     return p->presence_penalty != 0 || p->frequency_penalty != 0 || p->repetition_penalty != 1;
 }
 
-/* ---- changes to the logits ------------------------------------------------------------------------------
- */
+/* ---- changes to the logits ----------------------------------------------------------------------------- */
 
 static int ends_with(const struct sample_input *in, const int32_t *ids, int32_t n)
 {

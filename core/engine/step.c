@@ -35,8 +35,7 @@ static llm_status forward(struct llm_engine *e, const struct batch *batch, struc
     return e->model.forward(e->model.self, batch, err);
 }
 
-/* ---- a step on the host ---------------------------------------------------------------------------------
- */
+/* ---- a step on the host -------------------------------------------------------------------------------- */
 
 static llm_status host_step(struct llm_engine *e, struct step *step, struct llm_error *err)
 {
@@ -53,8 +52,7 @@ static llm_status host_step(struct llm_engine *e, struct step *step, struct llm_
     return status;
 }
 
-/* ---- a step on a device --------------------------------------------------------------------
- */
+/* ---- a step on a device -------------------------------------------------------------------------------- */
 
 /* Nothing is in flight afterwards. */
 static llm_status finish_flying(struct llm_engine *e, struct llm_error *err)
@@ -84,8 +82,7 @@ static llm_status device_step(struct llm_engine *e, struct llm_error *err)
     return launch_hooks(e, step, err);
 }
 
-/* ---- a step ---------------------------------------------------------------------------------------------
- */
+/* ---- a step -------------------------------------------------------------------------------------------- */
 
 llm_status step_run(struct llm_engine *e, struct llm_error *err)
 {

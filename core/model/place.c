@@ -26,8 +26,7 @@ llm_status place_embedding(struct model *model, const struct source_tensor *s, s
     return st ? failed(be, err) : LLM_OK;
 }
 
-/* ---- vectors --------------------------------------------------------------------------------------------
- */
+/* ---- vectors ------------------------------------------------------------------------------------------- */
 
 /* A pointer of the model to n floats on the host. */
 typedef llm_status visit_fn(void *arg, const float **vector, int64_t n);

@@ -251,8 +251,7 @@ llm_status tokenizer_open(const char *path, struct tokenizer **out, struct llm_e
     return open_file(path, n ? dir : "/", out, err);
 }
 
-/* ---- encoding and the rest of the interface -------------------------------------------------------------
- */
+/* ---- encoding and the rest of the interface ------------------------------------------------------------ */
 
 void token_list_free(struct token_list *list)
 {

@@ -238,8 +238,7 @@ static llm_status read_merges(struct tokenizer *tok, const struct gguf_array *me
     return status;
 }
 
-/* ---- SentencePiece vocabularies -------------------------------------------------------------------------
- */
+/* ---- SentencePiece vocabularies ------------------------------------------------------------------------ */
 
 /* llama.cpp matches every token's text, whatever its kind, so all pieces are normal ones. The unknown piece
  * that the library insists on comes last, under a name that no text holds. */

@@ -38,21 +38,18 @@ static inline const struct graph_node *emit_node(const struct emitter *e, int32_
     return &e->g->nodes[node];
 }
 
-/* ---- graph_emit.c ----------------------------------------------------------------------------------------
- */
+/* ---- graph_emit.c -------------------------------------------------------------------------------------- */
 
 /* Text in which $0, $1, $2 stand for n's operands as `put` writes them. */
 void emit_form(struct emitter *e, const char *form, const struct graph_node *n,
                void (*put)(struct emitter *e, int32_t node));
 
-/* ---- graph_emit_sweep.c ----------------------------------------------------------------------------------
- */
+/* ---- graph_emit_sweep.c -------------------------------------------------------------------------------- */
 
 /* The reductions of a pass, and the row that it makes. */
 void emit_pass(struct emitter *e, const struct plan_pass *pass);
 
-/* ---- graph_emit_num.c ------------------------------------------------------------------------------------
- */
+/* ---- graph_emit_num.c ---------------------------------------------------------------------------------- */
 
 /* The value of a num or bool, in f64. */
 void emit_put_num(struct emitter *e, int32_t node);
@@ -71,8 +68,7 @@ void emit_put_key(struct emitter *e, const struct graph_node *n);
 /* A num, bool or vec that needs no sweep. */
 void emit_num(struct emitter *e, int32_t node);
 
-/* ---- graph_emit_row.c ------------------------------------------------------------------------------------
- */
+/* ---- graph_emit_row.c ---------------------------------------------------------------------------------- */
 
 /* The rows whose elements the code to come needs: those wanted, and then what they are computed from. */
 void emit_want_nothing(struct emitter *e);

@@ -71,8 +71,7 @@ static void measure_copy(void)
     printf("%s: copies at %.0f GB/s\n", cuda_backend_describe(be), copy_gb_s);
 }
 
-/* ---- sampling -------------------------------------------------------------------------------------------
- */
+/* ---- sampling ------------------------------------------------------------------------------------------ */
 
 static void run_sample(void *arg)
 {
@@ -140,8 +139,7 @@ static void measure_sampling(const float *logits, const char *kind)
     be->free(be, rows, 0), be->free(be, last, 0), be->free(be, out, 0);
 }
 
-/* ---- the other stages of sampling -----------------------------------------------------------------------
- */
+/* ---- the other stages of sampling ---------------------------------------------------------------------- */
 
 static void run_adjust(void *arg)
 {
@@ -249,8 +247,7 @@ static void measure_stages(const float *logits)
         for (int32_t n = 1; n <= STAGE_ROWS; n = n == 1 ? 64 : 2 * n) measure_stage(&stages[g], &a, n);
 }
 
-/* ---- rows -----------------------------------------------------------------------------------------------
- */
+/* ---- rows ---------------------------------------------------------------------------------------------- */
 
 static void run_norm(void *arg)
 {

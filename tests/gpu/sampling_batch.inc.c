@@ -1,8 +1,7 @@
 /* Batches of made-up sequences with all that a request can ask of sampling, and their rows and seats on a
  * device. Included by test_cuda_sampling.c. */
 
-/* ---- numbers --------------------------------------------------------------------------------------------
- */
+/* ---- numbers ------------------------------------------------------------------------------------------- */
 
 static uint64_t random_state = 11;
 
@@ -67,8 +66,7 @@ static void get(void *to, const void *from, size_t bytes)
     assert_int_equal(be->device->download(be, to, from, bytes), LLM_OK);
 }
 
-/* ---- sequences ------------------------------------------------------------------------------------------
- */
+/* ---- sequences ----------------------------------------------------------------------------------------- */
 
 /* What the host knows of a sequence, and its seat. */
 struct sequence {
@@ -170,8 +168,7 @@ static void make_seat(struct sequence *s, uint32_t *bits, int32_t vocab)
         bits[p->allowed_token_ids[i] / 32] |= 1u << p->allowed_token_ids[i] % 32;
 }
 
-/* ---- a batch --------------------------------------------------------------------------------------------
- */
+/* ---- a batch ------------------------------------------------------------------------------------------- */
 
 /* Row i samples for sequence i, in seat n - 1 - i; the last two rows are one without a seat, and padding. */
 struct batch {

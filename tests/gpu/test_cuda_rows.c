@@ -30,8 +30,7 @@ static struct backend *device_for(enum llm_dtype dtype)
     return *be;
 }
 
-/* ---- numbers --------------------------------------------------------------------------------------------
- */
+/* ---- numbers ------------------------------------------------------------------------------------------- */
 
 static uint64_t random_state = 7;
 
@@ -105,8 +104,7 @@ static void check_close(const float *got, const float *want, size_t n, enum llm_
                      (double)want[i]);
 }
 
-/* ---- rows -----------------------------------------------------------------------------------------------
- */
+/* ---- rows ---------------------------------------------------------------------------------------------- */
 
 static void norms(void **state)
 {
@@ -192,8 +190,7 @@ static void random_weights(void **state)
     }
 }
 
-/* ---- rotation and the cache -----------------------------------------------------------------------------
- */
+/* ---- rotation and the cache ---------------------------------------------------------------------------- */
 
 static void rotate(enum llm_dtype act, enum llm_dtype kv_dtype, int32_t dim, int32_t rotary,
                    enum rope_kind rope, int norms_too)
@@ -276,8 +273,7 @@ static void rotations(void **state)
             }
 }
 
-/* ---- sampling -------------------------------------------------------------------------------------------
- */
+/* ---- sampling ------------------------------------------------------------------------------------------ */
 
 struct way {
     float temperature, top_p, min_p;

@@ -31,8 +31,7 @@ static struct backend *be;
 
 #include "sampling_batch.inc.c"
 
-/* ---- comparisons ----------------------------------------------------------------------------------------
- */
+/* ---- comparisons --------------------------------------------------------------------------------------- */
 
 static struct {
     int rows, barren, other_token, lists, other_list, scored;
@@ -234,8 +233,7 @@ static void compare_seats(struct batch *b)
     free(want), free(got), free(history);
 }
 
-/* ---- tests ----------------------------------------------------------------------------------------------
- */
+/* ---- tests --------------------------------------------------------------------------------------------- */
 
 /* Sequences go on with their token, or with one that begins a bad word. */
 static void advance(struct batch *b)

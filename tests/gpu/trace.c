@@ -37,8 +37,7 @@ static struct {
     int by_kernel;
 } trace = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-/* ---- collecting -----------------------------------------------------------------------------------------
- */
+/* ---- collecting ---------------------------------------------------------------------------------------- */
 
 static int32_t name_of(const char *name)
 {
@@ -98,8 +97,7 @@ static void CUPTIAPI take_buffer(CUcontext context, uint32_t stream, uint8_t *bu
     free(buffer);
 }
 
-/* ---- reporting ------------------------------------------------------------------------------------------
- */
+/* ---- reporting ----------------------------------------------------------------------------------------- */
 
 static int by_start(const void *a, const void *b)
 {
