@@ -8,10 +8,11 @@
  * talks to it, submits requests and takes events. The engine batches all clients' requests continuously.
  *
  * Threads: llm_engine_* may be called from any thread unless said otherwise. A client and its requests belong
- * to one thread at a time. Calls that open or close, llm_wait, llm_policy_add (it may compile) and
- * llm_prefix_* (a step at most) block; no other does. Errors: values (base/status.h), with a message that
- * says what to do. The library never prints, exits or aborts. Memory: what a call borrows it has copied or
- * forgotten when it returns. Pointers it hands out say how long they live. */
+ * to one thread at a time. llm_engine_open and _close, llm_tokenizer_open, llm_policy_add (it may compile),
+ * llm_wait, llm_client_close and llm_prefix_* (a step at most) block; no other call does. Errors: values
+ * (base/status.h), with a message that says what to do. The library never prints, exits or aborts. Memory:
+ * what a call borrows it has copied or forgotten when it returns. Pointers it hands out say how long they
+ * live. */
 
 #include "base/status.h"
 
