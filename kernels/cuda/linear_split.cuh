@@ -1,11 +1,11 @@
 #ifndef LLM_KERNELS_CUDA_LINEAR_SPLIT_CUH
 #define LLM_KERNELS_CUDA_LINEAR_SPLIT_CUH
 
-/* Linear layers of some 65 to 512 rows, on Hopper, where whole tiles are too few to fill the multiprocessors:
- * y = epilogue(x w^T) by tiles of 128 rows and COLUMNS rows of the weight, one a cluster or two, one above
- * the other. A tile's k is cut into PARTS, a block each, which hand each other their sums through shared
- * memory when all are done: each finishes some of the columns. Of two tiles, each block loads half of the
- * weight's rows for both.
+/* Linear layers of some 65 to 512 rows, on Hopper, where tiles are few: y = epilogue(x w^T) by tiles of up to
+ * 128 rows and COLUMNS rows of the weight. A tile's k may be cut into PARTS, a block each, which hand each
+ * other their sums through shared memory when all are done: each finishes some of the columns. Or two tiles,
+ * one ABOVE the other, form a cluster, and each block loads half of the weight's rows for both. Both at once
+ * would make clusters of four, of which an H200 takes fewer at a time than its multiprocessors have room for.
  *
  * Weights do not depend on earlier kernels: the ring is filled with them before the block waits for its
  * predecessor to end. */

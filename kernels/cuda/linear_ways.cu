@@ -19,7 +19,8 @@ enum { MAX_PLANS = 1024, MAX_WAYS = 24, MOST_RECORDED = 512, MOST_TRIED = 4096 }
 enum { LEAST_ROUNDS = 3, MOST_ROUNDS = 40, MOST_FINALISTS = 4 };
 /* What rounds take in all, first of all ways, then of finalists, if products take that long at least; a
  * finalist's time beside the best; a time that is as good. */
-static const float cold_ms = 1, warm_ms = 40, large_ms = 0.15f, close_enough = 1.06f, as_fast = 1.01f;
+static const float cold_ms = 1, warm_ms = 40, long_ms = 100, large_ms = 0.15f, close_enough = 1.06f,
+                   as_fast = 1.01f;
 
 struct plan_key {
     int32_t bucket, n, k, flags; /* flags: of key_of */
@@ -221,8 +222,8 @@ static void run_round(struct ways_state *s, const struct product *p, struct tria
     }
 }
 
-/* Runs the first n in turn, for about this long and at least thrice, and puts them in order of their time,
- * which a round that is not counted comes before. */
+/* Runs the first n in turn, after a round that is not counted, for about this long and at least thrice,
+ * unless that takes long_ms, and puts them in order of their time. */
 static void compare_ways(struct ways_state *s, const struct product *p, struct trial *t, int n, int is_cold,
                          float for_ms)
 {
@@ -230,7 +231,7 @@ static void compare_ways(struct ways_state *s, const struct product *p, struct t
     int rounds = 0;
     run_round(s, p, t, n, is_cold, sums);
     for (float &sum : sums) sum = 0;
-    for (; rounds < LEAST_ROUNDS || (total < for_ms && rounds < MOST_ROUNDS); rounds++) {
+    for (; total < for_ms ? rounds < MOST_ROUNDS : rounds < LEAST_ROUNDS && total < long_ms; rounds++) {
         run_round(s, p, t, n, is_cold, sums);
         total = 0;
         for (int i = 0; i < n; i++) total += t[i].ms < INFINITY ? sums[i] : 0;

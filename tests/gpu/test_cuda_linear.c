@@ -254,6 +254,8 @@ static void check(struct backend *be, const struct layer *l, const struct weight
     a.norm.weight = host_norm.weight ? norm_weight : NULL;
     a.norm.bias = host_norm.bias ? norm_bias : NULL;
     a.bias = r->bias ? bias : NULL;
+    set_path(be, PATH_AUTO);
+    if (be->device->tune(be, &a) != LLM_OK) fail_msg("%s", be->device->failure(be));
     for (int i = 0, path; (path = path_of(l, i)) >= 0; i++) {
         float *before = malloc(n_out * sizeof *before);
         memcpy(before, poisoned, n_out * sizeof *before);
