@@ -75,15 +75,14 @@ local function prepare(batch, depth)
   return prompts
 end
 
--- Milliseconds a decode step: the time between two tokens, when all sequences decode.
+-- Milliseconds a decode step: the time between two tokens of the sequence that began last, so that all decode. (Others
+-- began some steps earlier and end as many earlier: until the first of them ends there are fewer than n - 1 steps.)
 local function step_time(prompts, more)
-  local n = 64
-  local from, to = 0, math.huge
+  local n, last = 64, nil
   for _, o in ipairs((generate(prompts, n, more))) do
-    from = math.max(from, o.metrics.first_token_time)
-    to = math.min(to, o.metrics.finished_time)
+    if not last or o.metrics.first_token_time > last.first_token_time then last = o.metrics end
   end
-  return (to - from) / (n - 1) * 1e3
+  return (last.finished_time - last.first_token_time) / (n - 1) * 1e3
 end
 
 local function decode(batch, depth, more, label)
