@@ -493,30 +493,6 @@ static __device__ __forceinline__ void wgmma_wide(float (&d)[128], uint64_t w, u
 
 /* The same with w from registers. */
 template <typename T>
-static __device__ __forceinline__ void wgmma_wide(float (&d)[16], const uint32_t (&w)[4], uint64_t x,
-                                                  int32_t plus)
-{
-    if constexpr (is_bf16<T>)
-        WGMMA_WIDE_REGISTERS("m64n32k16.f32.bf16.bf16", WGMMA_16, "%16, %17, %18, %19", "%20", "%21",
-                             WGMMA_D16(d));
-    else
-        WGMMA_WIDE_REGISTERS("m64n32k16.f32.f16.f16", WGMMA_16, "%16, %17, %18, %19", "%20", "%21",
-                             WGMMA_D16(d));
-}
-
-template <typename T>
-static __device__ __forceinline__ void wgmma_wide(float (&d)[32], const uint32_t (&w)[4], uint64_t x,
-                                                  int32_t plus)
-{
-    if constexpr (is_bf16<T>)
-        WGMMA_WIDE_REGISTERS("m64n64k16.f32.bf16.bf16", WGMMA_32, "%32, %33, %34, %35", "%36", "%37",
-                             WGMMA_D32(d));
-    else
-        WGMMA_WIDE_REGISTERS("m64n64k16.f32.f16.f16", WGMMA_32, "%32, %33, %34, %35", "%36", "%37",
-                             WGMMA_D32(d));
-}
-
-template <typename T>
 static __device__ __forceinline__ void wgmma_wide(float (&d)[48], const uint32_t (&w)[4], uint64_t x,
                                                   int32_t plus)
 {

@@ -113,7 +113,10 @@ static llm_status many_rows_linear(struct cuda_backend *cu, const struct linear_
         if (a->bias && gated) p.up_bias = a->bias + p.n_out;
         p.w = b->data;
         p.w_stride = b->ld;
-        st = b->format == FORMAT_DENSE ? ways_product(cu, &p) : packed_product(cu, cu->linear->packed, b, &p);
+        if (b->format == FORMAT_DENSE)
+            st = ways_product(cu, &p);
+        else if (!cu->linear->tuning) /* there is one way */
+            st = packed_product(cu, cu->linear->packed, b, &p);
     }
     return st;
 }

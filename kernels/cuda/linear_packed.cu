@@ -7,7 +7,6 @@
 
 enum { BAND = 4, LEAST_STEPS = 4 };
 
-/* A width of 0 ends the list. */
 struct packed_state {
     struct cuda_backend *cu;
     float *partial;
@@ -70,8 +69,9 @@ void packed_close(struct packed_state *s)
 /* ---- choosing a width, and how tiles are dealt out -------------------------------------------------------
  */
 
-/* By cycles, as measured: a step takes STEP and 5 / 2 a row of x, as a warpgroup does not unpack while it
- * multiplies; FINISH of a tile; sums through memory and back. */
+/* By cycles, fitted to products of four shapes and 64 to 2,048 rows on an H200 (docs/performance.md), of
+ * which it picks the fastest width or one 3 % slower: a step takes STEP and 5 / 2 a row of x; FINISH of a
+ * tile; sums through memory and back. */
 enum { STEP = 590, FINISH = 2000, EXCHANGE = 3000, EXCHANGE_A_ROW = 12 };
 
 struct packed_plan {

@@ -277,7 +277,7 @@ static void bench_quantized(enum llm_dtype t, double bandwidth)
 }
 
 static const enum llm_dtype quantized[] = {DTYPE_Q4_0, DTYPE_Q4_K, DTYPE_Q6_K, DTYPE_Q8_0};
-enum { N_QUANTIZED = sizeof quantized / sizeof *quantized, N_WIDTHS = 6 };
+enum { N_QUANTIZED = sizeof quantized / sizeof *quantized, N_WIDTHS = 4 };
 
 /* Microseconds of dense weights, the faster way and cuBLASLt; then of quantized ones, and what part of the
  * dense ones' time that is. */

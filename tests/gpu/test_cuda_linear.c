@@ -18,7 +18,7 @@ enum path {
     N_PATHS = PATH_OWN + 4 + 12 /* kernels of our own for many rows */,
     PATH_PACKED = 64
 };
-enum { N_PACKED_WIDTHS = 6 };
+enum { N_PACKED_WIDTHS = 4 };
 
 static struct backend *ref;
 
@@ -209,11 +209,12 @@ static void compare(struct backend *be, const struct layer *l, const struct run 
     }
 }
 
-/* The i-th path for such a weight; -1 after the last. */
+/* The i-th path for such a weight; -1 after the last. What is quantized is not multiplied by the kernels of
+ * dense weights. */
 static int path_of(const struct layer *l, int i)
 {
-    const int n_widths = dtype_is_quantized(l->spec.part[0].dtype) ? N_PACKED_WIDTHS : 0;
-    return i < N_PATHS ? i : i < N_PATHS + n_widths ? PATH_PACKED + i - N_PATHS : -1;
+    if (!dtype_is_quantized(l->spec.part[0].dtype)) return i < N_PATHS ? i : -1;
+    return i < PATH_OWN ? i : i < PATH_OWN + N_PACKED_WIDTHS ? PATH_PACKED + i - PATH_OWN : -1;
 }
 
 static void check(struct backend *be, const struct layer *l, const struct weight *w, const struct run *r)
