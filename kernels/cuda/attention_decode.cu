@@ -361,7 +361,7 @@ __global__ void __launch_bounds__(DECODE_THREADS, HD <= 64    ? 4
     extern __shared__ __align__(128) char smem[];
     __shared__ uint4 q[HD / 16 * 32];
     const int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const uint32_t own = smem_address(smem) + warp * 2 * layout::HALF;
+    const uint32_t own = shared_address(smem) + warp * 2 * layout::HALF;
     pdl_launch();
     if (!a.planned) pdl_wait();
     const struct decode_bin bin = plan.bins[blockIdx.x];

@@ -116,7 +116,7 @@ __device__ __forceinline__ void consume(const struct attention_call &a, const st
     const int32_t group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0) - 1;
     const int32_t row = group * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
     struct hopper_group<HD> g = {
-        bar, memory, smem_address(memory), group * 64, own_barrier(group), turn_barrier(group),
+        bar, memory, shared_address(memory), group * 64, own_barrier(group), turn_barrier(group),
             turn_barrier(1 - group)
     };
     float s[N][4];
@@ -178,8 +178,8 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1)
     using layout = hopper_layout<HD>;
     extern __shared__ char unaligned[];
     __shared__ struct hopper_item items[layout::Q_STAGES];
-    char *memory = unaligned + (-smem_address(unaligned) & 1023);
-    const struct hopper_barriers bar = barriers_at<HD>(smem_address(memory));
+    char *memory = unaligned + (-shared_address(unaligned) & 1023);
+    const struct hopper_barriers bar = barriers_at<HD>(shared_address(memory));
     if (threadIdx.x == 0) barriers_init<HD>(bar);
     __syncthreads();
     pdl_wait();
@@ -190,7 +190,7 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1)
             const int32_t box_rows = min(1 << a.page_shift, static_cast<int32_t>(layout::KEYS));
             const struct hopper_producer p = {&kv_map,
                                               &q_map,
-                                              smem_address(memory),
+                                              shared_address(memory),
                                               static_cast<int32_t>(threadIdx.x),
                                               layout::KEYS / box_rows,
                                               box_rows,

@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(PREFILL_THREADS, HD <= 96    ? 3
     const int32_t warp_position = r.first_position + warp * 16;
     const int32_t every_low = first_key(warp_position + 15, a.window), every_end = warp_position + 1;
 
-    const uint32_t stages = smem_address(smem);
+    const uint32_t stages = shared_address(smem);
     const int32_t end = r.first_position + r.n_rows;
     int32_t key = first_key(r.first_position, a.window) / layout::KEYS * layout::KEYS, stage = 0;
     copy_tile<HD>(r, a, kv_head, key, stages);

@@ -5,18 +5,6 @@
  * products of which a factor is transposed or a part of the results is meant. sm_90a. */
 
 #include "kernels/cuda/hopper.cuh"
-#include "kernels/cuda/ptx.cuh"
-
-/* Of n threads, multiples of a warp: named barriers 1 to 15. */
-__device__ __forceinline__ void named_sync(int32_t id, int32_t n)
-{
-    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory");
-}
-
-__device__ __forceinline__ void named_arrive(int32_t id, int32_t n)
-{
-    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n) : "memory");
-}
 
 /* A box of a tensor of four dimensions; `bar` gets its bytes. */
 __device__ __forceinline__ void copy_box(uint32_t to, const void *map, uint32_t bar, int32_t c0, int32_t c1,

@@ -4,7 +4,7 @@
 /* Instructions of Hopper (sm_90a) that CUDA C++ has no names for: transaction barriers, the tensor memory
  * accelerator, warpgroup products. Names and meanings: the PTX ISA manual, 8.0 and later. */
 
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/ptx.cuh"
 
 #include <cuda.h>
 
@@ -15,11 +15,6 @@
 #endif
 
 #ifdef __CUDACC__
-
-static __device__ __forceinline__ uint32_t shared_address(const void *p)
-{
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
 
 /* ---- barriers in shared memory, by address ----------------------------------------------------------------
  */
@@ -179,12 +174,6 @@ template <int N> static __device__ __forceinline__ void registers_give()
 template <int N> static __device__ __forceinline__ void registers_take()
 {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
-}
-
-/* The threads of a warpgroup, at named barrier 1 to 15. */
-static __device__ __forceinline__ void group_sync(int32_t barrier)
-{
-    asm volatile("bar.sync %0, 128;" ::"r"(barrier) : "memory");
 }
 
 static __device__ __forceinline__ uint32_t shared_word(uint32_t address)

@@ -17,7 +17,7 @@
 
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/packed.cuh"
-#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/partial.cuh"
 
 struct packed_args {
     int32_t n_tokens, n_out;             /* rows and columns of y */
@@ -206,11 +206,6 @@ struct packed_thread {
     uint32_t rank;
 };
 
-static __device__ __forceinline__ void packed_sync()
-{
-    asm volatile("bar.sync 1, 256;" ::: "memory");
-}
-
 static __device__ __forceinline__ bool is_first(const packed_thread &t)
 {
     return (t.group | t.warp | t.lane) == 0;
@@ -301,22 +296,6 @@ static __device__ __forceinline__ void multiply_piece(float (&sums)[S::SUMS], pa
 /* ---- tiles that several clusters have a part of -----------------------------------------------------------
  */
 
-/* Sums of a tile whose beginning is another cluster's. */
-template <typename S>
-static __device__ __forceinline__ void leave_sums(const packed_args &a, const float (&sums)[S::SUMS])
-{
-    float4 *to = reinterpret_cast<float4 *>(a.partial + (int64_t)blockIdx.x * PACKED_PARTIAL) +
-                 threadIdx.x % S::CONSUMERS;
-#pragma unroll
-    for (int i = 0; i < S::SUMS / 4; i++)
-        __stcg(to + i * S::CONSUMERS,
-               make_float4(sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]));
-    __threadfence();
-    packed_sync();
-    if (threadIdx.x % S::CONSUMERS == 0)
-        asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(a.ready + blockIdx.x) : "memory");
-}
-
 /* Adds what the clusters after this one have left of the last `missing` steps of its last tile. */
 template <typename S>
 static __device__ __forceinline__ void collect_sums(const packed_args &a, int32_t missing,
@@ -326,24 +305,10 @@ static __device__ __forceinline__ void collect_sums(const packed_args &a, int32_
     const int32_t from_step = range_begin(a, cluster + 1);
     int32_t last = cluster + 1; /* has the tile's last step */
     while (range_begin(a, last + 1) - from_step < missing) last++;
-    for (int32_t other = cluster + 1 + thread; other <= last; other += S::CONSUMERS) {
-        uint32_t *ready = a.ready + block_of(other), is_ready;
-        do {
-            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(is_ready) : "l"(ready) : "memory");
-        } while (!is_ready);
-        *ready = 0;
-    }
-    packed_sync();
-    for (int32_t other = cluster + 1; other <= last; other++) {
-        const float4 *from =
-            reinterpret_cast<const float4 *>(a.partial + (int64_t)block_of(other) * PACKED_PARTIAL) + thread;
-#pragma unroll
-        for (int i = 0; i < S::SUMS / 4; i++) {
-            const float4 more = __ldcg(from + i * S::CONSUMERS);
-            sums[4 * i] += more.x, sums[4 * i + 1] += more.y;
-            sums[4 * i + 2] += more.z, sums[4 * i + 3] += more.w;
-        }
-    }
+    partial_wait<S::CONSUMERS>(a.ready, cluster + 1, last, thread, block_of);
+    for (int32_t other = cluster + 1; other <= last; other++)
+        partial_add<S::CONSUMERS, S::SUMS>(a.partial + (int64_t)block_of(other) * PACKED_PARTIAL, thread,
+                                           sums);
 }
 
 /* ---- finishing a tile -------------------------------------------------------------------------------------
@@ -457,7 +422,7 @@ static __device__ __forceinline__ void finish_packed(const float (&sums)[S::SUMS
         fill_boxes<T, S, true>(sums, *r, t, a, feature);
     } else {
         if (is_first(t)) tma_store_wait();
-        packed_sync();
+        named_sync(1, S::CONSUMERS);
         if (!gated)
             fill_boxes<T, S, false>(sums, *r, t, a, feature);
         else if (a.act == ACT_SILU)
@@ -466,7 +431,7 @@ static __device__ __forceinline__ void finish_packed(const float (&sums)[S::SUMS
             fill_gated<T, S, ACT_GELU_TANH>(sums, *r, t, a, feature);
     }
     async_fence();
-    packed_sync();
+    named_sync(1, S::CONSUMERS);
     if (is_first(t)) {
         for (int b = 0; b < (gated ? 1 : S::BOXES); b++)
             tma_store(y_map, column + 64 * b, p.column * N, r->boxes + b * S::BOX_BYTES);
@@ -494,7 +459,8 @@ static __device__ __forceinline__ void consume_packed(packed_ring r, const uint8
             __syncwarp();
         });
         if (p.k > 0) {
-            leave_sums<S>(a, sums);
+            partial_leave<S::CONSUMERS, S::SUMS>(a.partial + (int64_t)blockIdx.x * PACKED_PARTIAL,
+                                                 a.ready + blockIdx.x, threadIdx.x % S::CONSUMERS, sums);
         } else {
             if (p.n < a.k_steps) collect_sums<S>(a, a.k_steps - p.n, sums);
             finish_packed<T, S>(sums, &r, y_map, t, a, p);

@@ -16,7 +16,7 @@
 
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/packed.cuh"
-#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/partial.cuh"
 
 enum { SLICE_BYTES = 64 * 64 * 2, MAX_TILE = 256 * 32 };
 
@@ -46,6 +46,7 @@ template <typename T, int FORMAT, int N, int GROUPS, int SLICES> struct stream {
                          STAGE_BYTES = W_BYTES + K_TILES * X_TILE;
     static constexpr int N_SLICES = SLICES, SUMS = PART / 2; /* of one product, a thread */
     using sums = float[SLICES][PARTS][SUMS];
+    static constexpr int N_SUMS = SLICES * PARTS * SUMS;
 
     /* Of this thread's first sum, within the tile. */
     static __device__ __forceinline__ int32_t first_row()
@@ -221,55 +222,17 @@ static __device__ __forceinline__ void multiply_few(typename S::sums &sums, cons
     }
 }
 
-static __device__ __forceinline__ void consumers_sync(int threads)
-{
-    asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory");
-}
-
-/* Sums of a tile whose beginning is another block's. */
-template <typename S>
-static __device__ __forceinline__ void leave(const stream_args &a, int32_t b, const typename S::sums &sums)
-{
-    const float *v = &sums[0][0][0];
-    float4 *to = reinterpret_cast<float4 *>(a.partial + (int64_t)b * MAX_TILE) + threadIdx.x;
-#pragma unroll
-    for (int i = 0; i < (int)(sizeof(typename S::sums) / sizeof(float4)); i++)
-        __stcg(to + i * S::CONSUMERS, make_float4(v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]));
-    __threadfence();
-    consumers_sync(S::CONSUMERS);
-    if (threadIdx.x == 0) asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(a.ready + b) : "memory");
-}
-
-/* Adds what the blocks after b have left of the last `missing` steps of b's last tile. They are resident or
- * done, and leave their sums before anything else. */
+/* Adds what the blocks after b have left of the last `missing` steps of b's last tile. */
 template <typename S>
 static __device__ __forceinline__ void collect(const stream_args &a, int32_t b, int32_t missing,
                                                typename S::sums &sums)
 {
-    float *v = &sums[0][0][0];
-    const int32_t from_step = range_begin(a, b + 1);
+    const int32_t from_step = range_begin(a, b + 1), thread = (int32_t)threadIdx.x;
     int32_t last = b + 1; /* block that has the tile's last step */
     while (range_begin(a, last + 1) - from_step < missing) last++;
-    for (int32_t other = b + 1 + (int32_t)threadIdx.x; other <= last; other += S::CONSUMERS) {
-        uint32_t is_ready;
-        do {
-            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
-                         : "=r"(is_ready)
-                         : "l"(a.ready + other)
-                         : "memory");
-        } while (!is_ready);
-        a.ready[other] = 0;
-    }
-    consumers_sync(S::CONSUMERS);
-    for (int32_t other = b + 1; other <= last; other++) {
-        const float4 *from =
-            reinterpret_cast<const float4 *>(a.partial + (int64_t)other * MAX_TILE) + threadIdx.x;
-#pragma unroll
-        for (int i = 0; i < (int)(sizeof(typename S::sums) / sizeof(float4)); i++) {
-            const float4 more = __ldcg(from + i * S::CONSUMERS);
-            v[4 * i] += more.x, v[4 * i + 1] += more.y, v[4 * i + 2] += more.z, v[4 * i + 3] += more.w;
-        }
-    }
+    partial_wait<S::CONSUMERS>(a.ready, b + 1, last, thread, [](int32_t other) { return other; });
+    for (int32_t other = b + 1; other <= last; other++)
+        partial_add<S::CONSUMERS, S::N_SUMS>(a.partial + (int64_t)other * MAX_TILE, thread, &sums[0][0][0]);
 }
 
 /* Rows of the weight [first, end) that a tile has: end may cut it short. */
@@ -426,7 +389,8 @@ static __device__ __forceinline__ void consume(const stages &s, const uint8_t *d
         wgmma_wait<0>();
         if (before && is_first_lane) barrier_arrive(before);
         if (k > 0) {
-            leave<S>(a, b, sums);
+            partial_leave<S::CONSUMERS, S::N_SUMS>(a.partial + (int64_t)b * MAX_TILE, a.ready + b,
+                                                   (int32_t)threadIdx.x, &sums[0][0][0]);
         } else {
             if (!EARLY) more.load(a, rows);
             if (n < a.k_steps) collect<S>(a, b, a.k_steps - n, sums);

@@ -208,7 +208,7 @@ static __device__ __forceinline__ void store_boxes(const float (&sums)[S::SUMS],
     else
         finish_boxes<T, S, EPILOGUE, ACT, false>(sums, boxes, first, n, a, column, group);
     async_fence();
-    group_sync(1 + group);
+    named_sync(1 + group, 128);
     if (threadIdx.x % 128 == 0) {
         for (int b = 0; b < n; b++)
             tma_store(y_map, column + (first + b) * S::BOX_COLUMNS, row + group * 64,
@@ -267,7 +267,7 @@ static __device__ __forceinline__ void consume_tiles(ring r, const CUtensorMap *
         if (EPILOGUE == LINEAR_ADD)
             barrier_wait(r.own_full, r.own_parity);
         else
-            group_sync(1 + group); /* after release_stored */
+            named_sync(1 + group, 128); /* after release_stored */
         r.own_parity ^= 1;
         store_boxes<T, S, EPILOGUE, ACT>(sums, r.own, 0, S::OWN_BOXES, y_map, a, row, column, group);
         if (S::RING_BOXES) {

@@ -1,14 +1,25 @@
 #ifndef LLM_KERNELS_CUDA_PTX_CUH
 #define LLM_KERNELS_CUDA_PTX_CUH
 
-/* Machine instructions that CUDA C++ has no name for: asynchronous copies, matrix fragments, tensor-core
- * products of a warp. sm_80 and later; those of Hopper are in hopper.cuh. */
+/* Machine instructions that CUDA C++ has no name for: named barriers, asynchronous copies, matrix fragments,
+ * tensor-core products of a warp. sm_80 and later; those of Hopper are in hopper.cuh. */
 
 #include "kernels/cuda/cuda.cuh"
 
-__device__ __forceinline__ uint32_t smem_address(const void *p)
+__device__ __forceinline__ uint32_t shared_address(const void *p)
 {
     return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+/* Of n threads, multiples of a warp: named barriers 1 to 15. */
+__device__ __forceinline__ void named_sync(int32_t id, int32_t n)
+{
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory");
+}
+
+__device__ __forceinline__ void named_arrive(int32_t id, int32_t n)
+{
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n) : "memory");
 }
 
 /* 16 bytes from global to shared memory, or 16 zero bytes (nothing is read then). */
