@@ -180,10 +180,10 @@ void stream_close(struct stream_state *s);
 int stream_able(const struct linear_args *a, const void *x, int64_t x_stride);
 llm_status stream_linear(struct cuda_backend *cu, struct stream_state *s, const struct linear_args *a,
                          const void *x, int64_t x_stride);
+
 /* packed.cu. Stored rows `from`, which are rows first… of the part, into a block. */
 enum weight_format packed_format(enum llm_dtype dtype);
 size_t packed_bytes(enum weight_format format, int32_t n_rows, int32_t k_tiles);
-struct place;
 llm_status pack_rows(struct cuda_backend *cu, const struct place *p, int32_t n_rows,
                      const struct weight_block *b);
 

@@ -94,6 +94,7 @@ local function decode(batch, depth, more, label)
     ("host %.0f us a step"):format(host_time(prompts, more)))
 end
 
+-- Sorts them.
 local function median(values)
   table.sort(values)
   return values[math.floor((#values + 1) / 2)]
